@@ -1,0 +1,121 @@
+// The registry of formats, and what a format offers beside the Layer contract: probe, open, create,
+// check, measure. Formats never include one another; what one needs to open beside its own file
+// (an external data file, an extent) it asks of the Opener, which is cow/Gate.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "io/codec/cipher.h"
+#include "io/layer.h"
+#include "io/store.h"
+
+namespace platter {
+
+// Opens what an image names. Implemented by cow/Gate (policy) and by tests.
+class Opener {
+ public:
+  virtual ~Opener() = default;
+  // A data file or extent named by the image, never a parent. kRefused names reference and flag.
+  virtual Result<std::unique_ptr<Store>> OpenReference(const Reference& reference, bool writable) = 0;
+};
+
+struct OpenOptions {
+  bool writable = false;
+  const Secret* secret = nullptr;      // passphrase, if one was given
+  std::string snapshot;                // id or name of an internal snapshot to show; read-only
+  Opener* opener = nullptr;            // null: an image that needs another file is refused
+  // For info: everything the headers say, without opening data files or asking for a passphrase.
+  // The layer can be asked for info() only.
+  bool info_only = false;
+  // Options of the format by name (raw: "offset", "size"), as given with --image-opts style -o.
+  std::map<std::string, std::string> options;
+};
+
+struct CreateOptions {
+  uint64_t size = 0;                   // bytes the guest sees
+  std::map<std::string, std::string> options;  // -o name=value; an unknown name is kUnsupported
+  std::optional<Reference> parent;     // recorded as written, not opened
+  const Secret* secret = nullptr;      // for encrypt.format
+  Store* data_store = nullptr;         // external data file, opened by the caller if `options` ask
+  bool reproducible = false;           // no random ids, times from SOURCE_DATE_EPOCH
+};
+
+struct OptionHelp {
+  std::string_view name, help;  // as printed by `-o help`
+};
+
+// What `measure` says: bytes of file for a disk whose data is `required`/all of it allocated.
+struct MeasureResult {
+  uint64_t required = 0, fully_allocated = 0;
+  std::optional<uint64_t> bitmaps;
+};
+
+// What check found. The counts decide the exit code: errors 1, corruptions 2, leaks 3 as qemu-img.
+struct CheckReport {
+  struct Finding {
+    enum Kind : uint8_t { kLeak, kCorruption, kError } kind;
+    std::string text;  // names structure and offset
+    bool fixed = false;
+  };
+  std::vector<Finding> findings;  // the first 1000; the counts go on
+  uint64_t leaks = 0, corruptions = 0, errors = 0;
+  uint64_t leaks_fixed = 0, corruptions_fixed = 0;
+  uint64_t image_end = 0;            // bytes: end of the last used host byte
+  uint64_t total_units = 0, allocated_units = 0, compressed_units = 0, fragmented_units = 0;
+  void Add(Finding::Kind kind, std::string text, bool fixed = false);
+};
+
+struct CheckOptions {
+  enum Repair : uint8_t { kNone, kLeaks, kAll } repair = kNone;
+};
+
+struct Format {
+  std::string_view name;                // "qcow2"
+  std::span<const OptionHelp> create_options;
+
+  // How sure the format is that `head` (the first bytes, at most 4096) and `tail` (the last 512, or
+  // fewer) of a store of `size` bytes are its own: 0 no, 100 its magic. raw answers 0: it is what
+  // remains, and only where the caller said so.
+  int (*probe)(ConstBytes head, ConstBytes tail, uint64_t size);
+
+  Result<std::unique_ptr<Layer>> (*open)(std::unique_ptr<Store> store, const OpenOptions& options);
+
+  // Writes an empty image into an empty (or to be overwritten) store; ends with Sync. The caller
+  // owns names, locks and atomicity.
+  Result<> (*create)(Store& store, const CreateOptions& options);
+
+  // Null where the format has no metadata to check.
+  Result<CheckReport> (*check)(Store& store, const OpenOptions& open, const CheckOptions& options);
+
+  // Size of an image of `options` in which `data` (ascending, disjoint) is allocated.
+  Result<MeasureResult> (*measure)(const CreateOptions& options, uint64_t allocated_bytes,
+                                   std::span<const Range> data);
+};
+
+// All formats, in probe order.
+std::span<const Format* const> AllFormats();
+// kUnsupported, listing the names there are.
+Result<const Format*> FindFormat(std::string_view name);
+
+// What the first bytes say. `format` is null where nothing matched (raw, if the caller says so).
+// `refusal`: the bytes are of a kind that must not be taken for raw (gzip, xz, zstd, bzip2, tar,
+// ISO 9660 without a partition table, a format that we do not read yet): what it is.
+struct ProbeResult {
+  const Format* format = nullptr;
+  std::string refusal;
+};
+Result<ProbeResult> Probe(Store& store);
+
+// The known signatures of formats and wrappers, for messages: "VMDK", "gzip", "" if none.
+std::string_view SignatureName(ConstBytes head, ConstBytes tail, uint64_t size);
+
+}  // namespace platter

@@ -1,0 +1,43 @@
+// Compression of packed units: span to span, no I/O. Which library does what: ISA-L inflates and
+// deflates (levels 1-8 of ours map to its 0-3; it honours a 4 KiB window), zlib deflates at level 9
+// where size matters more than time, libzstd does zstd.
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "base/bytes.h"
+#include "base/result.h"
+#include "io/layer.h"
+
+namespace platter {
+
+std::string_view CodecName(Codec::Id id);  // "deflate", "zstd"; "none"
+
+// A context for one codec, level and window. Not for two threads at once; make one per thread.
+class Compressor {
+ public:
+  // `level`: 0 our default, else 1 (fast) to 9 (small) for both codecs. `window_bits` for kDeflate:
+  // 12 (qcow2: no match further back than 4 KiB) to 15. `zlib_wrapper`: RFC 1950 header and
+  // Adler-32 (VMDK) instead of a raw RFC 1951 stream.
+  struct Options {
+    Codec::Id id = Codec::kDeflate;
+    int level = 0;
+    int window_bits = 12;
+    bool zlib_wrapper = false;
+  };
+  static Result<std::unique_ptr<Compressor>> Create(const Options& options);
+  virtual ~Compressor() = default;
+
+  // Compresses `from` into `into`; the number of bytes used, or 0 if it does not fit (callers give
+  // less room than the input, so 0 means "not worth it").
+  virtual size_t Compress(ConstBytes from, Bytes into) = 0;
+};
+
+// Decompresses one unit: fills all of `into` from the stream at the start of `from`, which may be
+// followed by bytes that are not its own. Returns how many bytes of `from` the stream took (for a
+// stream that is longer than `into`: as many as were needed). A stream that ends early, or is not
+// one, is kCorrupt. Memory is bounded by the codec's window, whatever the stream says. Any thread.
+Result<size_t> Decompress(Codec::Id id, ConstBytes from, Bytes into);
+
+}  // namespace platter
