@@ -36,7 +36,8 @@ enum CompressionType : uint8_t { kCompressionDeflate = 0, kCompressionZstd = 1 }
 // incompatible_features
 constexpr uint64_t kDirty = 1 << 0, kCorrupt = 1 << 1, kDataFile = 1 << 2, kCompressionBit = 1 << 3,
                    kExtendedL2 = 1 << 4;
-constexpr uint64_t kKnownIncompatible = kDirty | kCorrupt | kDataFile | kCompressionBit | kExtendedL2;
+constexpr uint64_t kKnownIncompatible =
+    kDirty | kCorrupt | kDataFile | kCompressionBit | kExtendedL2;
 // compatible_features
 constexpr uint64_t kLazyRefcounts = 1 << 0;
 // autoclear_features
@@ -104,7 +105,7 @@ static_assert(sizeof(DiskBitmapEntry) == 24);
 constexpr uint32_t kBitmapInUse = 1 << 0, kBitmapAuto = 1 << 1, kBitmapExtraCompatible = 1 << 2;
 
 // "Cluster mapping": L1 and L2 entries, refcount table entries, bitmap table entries.
-constexpr uint64_t kOffsetMask = 0x00fffffffffffe00;        // bits 9-55
+constexpr uint64_t kOffsetMask = 0x00fffffffffffe00;          // bits 9-55
 constexpr uint64_t kRefcountOffsetMask = 0xfffffffffffffe00;  // bits 9-63 of the refcount table
 constexpr uint64_t kCopied = uint64_t{1} << 63;
 constexpr uint64_t kCompressed = uint64_t{1} << 62;
@@ -112,5 +113,6 @@ constexpr uint64_t kZeroFlag = 1 << 0;  // standard descriptor, version 3, no ex
 constexpr uint64_t kL1Reserved = 0x7f000000000001ff;
 constexpr uint64_t kL2Reserved = 0x3f000000000001fe;  // of a standard descriptor (bit 0 apart)
 constexpr uint64_t kBitmapAllOnes = 1 << 0;
+constexpr uint64_t kBitmapReserved = 0xff000000000001fe;  // of a bitmap table entry (bit 0 apart)
 
 }  // namespace platter::qcow2
