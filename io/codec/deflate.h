@@ -1,0 +1,15 @@
+// Deflate both ways. Private to io/codec: callers use codec.h.
+#pragma once
+
+#include <memory>
+
+#include "io/codec/codec.h"
+
+namespace platter::internal {
+
+Result<std::unique_ptr<Compressor>> MakeDeflate(const Compressor::Options& options);
+
+// As Decompress for Codec::kDeflate.
+Result<size_t> Inflate(ConstBytes from, Bytes into);
+
+}  // namespace platter::internal

@@ -1,0 +1,15 @@
+// zstd both ways. Private to io/codec: callers use codec.h.
+#pragma once
+
+#include <memory>
+
+#include "io/codec/codec.h"
+
+namespace platter::internal {
+
+Result<std::unique_ptr<Compressor>> MakeZstd(const Compressor::Options& options);
+
+// As Decompress for Codec::kZstd.
+Result<size_t> Unzstd(ConstBytes from, Bytes into);
+
+}  // namespace platter::internal
