@@ -95,7 +95,10 @@ TEST(CipherTest, AgreesWithTheDefinitions) {
     Mode mode;
     size_t key_bytes;
   };
-  for (Case c : {Case{Mode::kCbc, 16}, {Mode::kCbc, 24}, {Mode::kCbc, 32}, {Mode::kXts, 32},
+  for (Case c : {Case{Mode::kCbc, 16},
+                 {Mode::kCbc, 24},
+                 {Mode::kCbc, 32},
+                 {Mode::kXts, 32},
                  {Mode::kXts, 64}}) {
     Buffer key = RandomBytes(c.key_bytes, 7 + c.key_bytes);
     for (Iv iv : {Iv::kPlain, Iv::kPlain64, Iv::kEssivSha256}) {

@@ -37,8 +37,8 @@ const std::vector<Sample>& Samples() {
       all.push_back({"text" + suffix, TextBytes(size, size)});
       all.push_back({"mixed" + suffix, MixedBytes(size, size)});
     }
-    for (size_t period : {1, 2, 3, 258, 259, 3833, 3834, 4095, 4096, 4097, 4098, 5000, 32767,
-                          32768, 32769}) {
+    for (size_t period :
+         {1, 2, 3, 258, 259, 3833, 3834, 4095, 4096, 4097, 4098, 5000, 32767, 32768, 32769}) {
       all.push_back({"period " + std::to_string(period), PeriodicBytes(131072, period, period)});
     }
     for (size_t size : {3, 100, 511, 513, 5000, 65535, 65537, 100000}) {
@@ -200,12 +200,12 @@ TEST(DeflateTest, LevelsTradeSizeForTime) {
 
 TEST(InflateTest, ReadsWhatZlibWritesAndSaysWhereItEnds) {
   for (const Sample& sample : Samples()) {
-    for (int window : {-9, -12, -15}) {
-      for (int level : {0, 1, 6}) {
+    for (int window : {-12, -15}) {
+      for (int level : {0, 6}) {
         SCOPED_TRACE(sample.name + " window " + std::to_string(window));
         Buffer stream = ZlibRaw(sample.bytes, level, window);
         size_t used = stream.size();
-        for (size_t behind : {0, 1, 7, 600}) {
+        for (size_t behind : {0, 5, 600}) {
           Buffer followed = stream;
           Buffer garbage = RandomBytes(behind, behind);
           followed.insert(followed.end(), garbage.begin(), garbage.end());
@@ -269,7 +269,7 @@ TEST(InflateTest, AnEarlyEndIsCorrupt) {
 TEST(InflateTest, AZlibHeaderInFrontIsCorrupt) {
   for (const Sample& sample : Samples()) {
     SCOPED_TRACE(sample.name);
-    for (int window : {9, 12, 15}) {
+    for (int window : {12, 15}) {
       Buffer into(sample.bytes.size());
       auto ours = Decompress(Codec::kDeflate, ZlibRaw(sample.bytes, 6, window), into);
       ASSERT_FALSE(ours.has_value());

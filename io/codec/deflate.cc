@@ -63,8 +63,8 @@ class IsalDeflate final : public Compressor {
   }
 
  private:
-  static constexpr std::array<uint32_t, 4> kRequired = {
-      ISAL_DEF_LVL0_REQ, ISAL_DEF_LVL1_REQ, ISAL_DEF_LVL2_REQ, ISAL_DEF_LVL3_REQ};
+  static constexpr std::array<uint32_t, 4> kRequired = {ISAL_DEF_LVL0_REQ, ISAL_DEF_LVL1_REQ,
+                                                        ISAL_DEF_LVL2_REQ, ISAL_DEF_LVL3_REQ};
   // A full buffer of tokens ends a block, and a block has its own Huffman code: 4096 tokens a
   // block give the smallest output on disk content (0.7 % less than one block a 64 KiB unit).
   static constexpr uint32_t kTokensPerBlock = 4096;

@@ -24,8 +24,8 @@ class ZstdCompressor final : public Compressor {
       : context_(std::move(context)) {}
 
   size_t Compress(ConstBytes from, Bytes into) override {
-    size_t used = ZSTD_compress2(context_.get(), into.data(), into.size(), from.data(),
-                                 from.size());
+    size_t used =
+        ZSTD_compress2(context_.get(), into.data(), into.size(), from.data(), from.size());
     // It does not fit, or memory ran out: the caller stores the unit as it is.
     return ZSTD_isError(used) ? 0 : used;
   }
