@@ -16,7 +16,8 @@ class Buffer {
   Buffer() = default;
   // `size` bytes, uninitialized. Sizes are ours, never an image's, so failure is fatal.
   explicit Buffer(size_t size)
-      : data_(static_cast<std::byte*>(std::aligned_alloc(kAlign, (size + kAlign - 1) / kAlign * kAlign))),
+      : data_(static_cast<std::byte*>(
+            std::aligned_alloc(kAlign, (size + kAlign - 1) / kAlign * kAlign))),
         size_(size) {
     CHECK(size == 0 || data_ != nullptr);
   }

@@ -29,7 +29,7 @@ struct SnapshotInfo {
 
 struct BitmapInfo {
   std::string name;
-  uint64_t granularity = 0;  // bytes of disk for one bit
+  uint64_t granularity = 0;              // bytes of disk for one bit
   bool in_use = false, enabled = false;  // `enabled` is the format's "auto" flag
 };
 
@@ -43,16 +43,16 @@ struct Fact {
 };
 
 struct Info {
-  std::string format;       // "qcow2"
-  uint64_t size = 0;        // bytes the guest sees
-  uint32_t unit = 0;        // bytes: allocation unit (cluster, block, grain); 0: none
-  uint32_t sector = 512;    // bytes: logical sector
+  std::string format;     // "qcow2"
+  uint64_t size = 0;      // bytes the guest sees
+  uint32_t unit = 0;      // bytes: allocation unit (cluster, block, grain); 0: none
+  uint32_t sector = 512;  // bytes: logical sector
   bool writable = false;
   bool encrypted = false;
-  bool dirty = false;       // not closed cleanly
-  bool corrupt = false;     // marked as corrupt by a program that found it so
-  bool compressed_units = false;  // ReservePacked is offered, see compression
-  std::string compression;  // codec of packed units ("deflate", "zstd"); empty: none
+  bool dirty = false;                 // not closed cleanly
+  bool corrupt = false;               // marked as corrupt by a program that found it so
+  bool compressed_units = false;      // ReservePacked is offered, see compression
+  std::string compression;            // codec of packed units ("deflate", "zstd"); empty: none
   std::vector<Reference> references;  // every file it names, opened or not
   std::vector<SnapshotInfo> snapshots;
   std::vector<BitmapInfo> bitmaps;

@@ -14,6 +14,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "base/sync.h"
+
 namespace platter {
 
 class Pin;
@@ -68,6 +70,7 @@ inline Pin PinSet::Hold() {
   while (true) {
     uint64_t epoch = epoch_.load();
     int parity = static_cast<int>(epoch & 1);
+    sched::Yield("hold");
     active_[parity].fetch_add(1);
     // Counted in a parity that is no longer current: the epoch may have moved on without us.
     if (epoch_.load() == epoch) return Pin(this, parity);

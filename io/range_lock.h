@@ -17,7 +17,8 @@ class RangeLock {
   class Guard {
    public:
     Guard() = default;
-    Guard(Guard&& other) noexcept : owner_(std::exchange(other.owner_, nullptr)), entry_(other.entry_) {}
+    Guard(Guard&& other) noexcept
+        : owner_(std::exchange(other.owner_, nullptr)), entry_(other.entry_) {}
     Guard& operator=(Guard&& other) noexcept {
       Release();
       owner_ = std::exchange(other.owner_, nullptr);
@@ -25,6 +26,7 @@ class RangeLock {
       return *this;
     }
     ~Guard() { Release(); }
+    // Lets go now; nothing where nothing is held.
     void Release();
 
    private:
@@ -34,7 +36,8 @@ class RangeLock {
   };
 
   // Waits until no holder overlaps `range`. First come, first served among those that overlap.
-  // A thread that holds a Guard must not ask for a second one.
+  // A thread that holds a Guard of this lock must not ask for a second one: two such threads could
+  // wait for each other. An empty range overlaps what it lies strictly inside of.
   Guard Lock(Range range);
 
  private:

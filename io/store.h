@@ -19,10 +19,10 @@ namespace platter {
 class Store {
  public:
   struct Caps {
-    uint32_t align = 1;      // bytes: requests off this alignment work but are slower
-    uint32_t preferred = 0;  // bytes: a good size for one request; 0: no opinion
-    bool punch = false;      // Zero(range, may_unmap) can give space back
-    bool reflink = false;    // copy_file_range shares blocks instead of copying
+    uint32_t align = 1;         // bytes: requests off this alignment work but are slower
+    uint32_t preferred = 0;     // bytes: a good size for one request; 0: no opinion
+    bool punch = false;         // Zero(range, may_unmap) can give space back
+    bool reflink = false;       // copy_file_range shares blocks instead of copying
     bool block_device = false;  // fixed size; contents exist before creation
   };
 
