@@ -25,28 +25,32 @@ class Opener {
  public:
   virtual ~Opener() = default;
   // A data file or extent named by the image, never a parent. kRefused names reference and flag.
-  virtual Result<std::unique_ptr<Store>> OpenReference(const Reference& reference, bool writable) = 0;
+  virtual Result<std::unique_ptr<Store>> OpenReference(const Reference& reference,
+                                                       bool writable) = 0;
 };
 
 struct OpenOptions {
   bool writable = false;
-  const Secret* secret = nullptr;      // passphrase, if one was given
-  std::string snapshot;                // id or name of an internal snapshot to show; read-only
-  Opener* opener = nullptr;            // null: an image that needs another file is refused
+  const Secret* secret = nullptr;  // passphrase, if one was given
+  std::string snapshot;            // id or name of an internal snapshot to show; read-only
+  Opener* opener = nullptr;        // null: an image that needs another file is refused
   // For info: everything the headers say, without opening data files or asking for a passphrase.
   // The layer can be asked for info() only.
   bool info_only = false;
+  // Nobody said that this is the format: it is what remained when no signature matched. raw then
+  // refuses writes that would make the image look like another format at its next open.
+  bool guessed = false;
   // Options of the format by name (raw: "offset", "size"), as given with --image-opts style -o.
   std::map<std::string, std::string> options;
 };
 
 struct CreateOptions {
-  uint64_t size = 0;                   // bytes the guest sees
+  uint64_t size = 0;                           // bytes the guest sees
   std::map<std::string, std::string> options;  // -o name=value; an unknown name is kUnsupported
-  std::optional<Reference> parent;     // recorded as written, not opened
-  const Secret* secret = nullptr;      // for encrypt.format
-  Store* data_store = nullptr;         // external data file, opened by the caller if `options` ask
-  bool reproducible = false;           // no random ids, times from SOURCE_DATE_EPOCH
+  std::optional<Reference> parent;             // recorded as written, not opened
+  const Secret* secret = nullptr;              // for encrypt.format
+  Store* data_store = nullptr;  // external data file, opened by the caller if `options` ask
+  bool reproducible = false;    // no random ids, times from SOURCE_DATE_EPOCH
 };
 
 struct OptionHelp {
@@ -69,7 +73,7 @@ struct CheckReport {
   std::vector<Finding> findings;  // the first 1000; the counts go on
   uint64_t leaks = 0, corruptions = 0, errors = 0;
   uint64_t leaks_fixed = 0, corruptions_fixed = 0;
-  uint64_t image_end = 0;            // bytes: end of the last used host byte
+  uint64_t image_end = 0;  // bytes: end of the last used host byte
   uint64_t total_units = 0, allocated_units = 0, compressed_units = 0, fragmented_units = 0;
   void Add(Finding::Kind kind, std::string text, bool fixed = false);
 };
@@ -79,7 +83,7 @@ struct CheckOptions {
 };
 
 struct Format {
-  std::string_view name;                // "qcow2"
+  std::string_view name;  // "qcow2"
   std::span<const OptionHelp> create_options;
 
   // How sure the format is that `head` (the first bytes, at most 4096) and `tail` (the last 512, or
@@ -106,16 +110,22 @@ std::span<const Format* const> AllFormats();
 // kUnsupported, listing the names there are.
 Result<const Format*> FindFormat(std::string_view name);
 
-// What the first bytes say. `format` is null where nothing matched (raw, if the caller says so).
-// `refusal`: the bytes are of a kind that must not be taken for raw (gzip, xz, zstd, bzip2, tar,
-// ISO 9660 without a partition table, a format that we do not read yet): what it is.
+// What the content says. `format` is null where nothing matched (raw, if the caller says so).
+// A signature at the start decides before one at the end: everything in such an image hangs on its
+// header, while trailers are left behind when a file is written over or appended to.
 struct ProbeResult {
   const Format* format = nullptr;
+  // The bytes are of a kind that must not be taken for raw (gzip, xz, zstd, bzip2, tar, ISO 9660
+  // without a partition table, a format that we do not read yet): what it is and what to do. A
+  // predicate for the image's name: "is VMDK, which is not supported yet; ...".
   std::string refusal;
+  // Something the user should know, empty or a whole sentence part: "its last sector holds ...".
+  std::string note;
 };
 Result<ProbeResult> Probe(Store& store);
 
-// The known signatures of formats and wrappers, for messages: "VMDK", "gzip", "" if none.
+// The known signatures of formats and wrappers, for messages: "VMDK", "gzip", "" if none. `head`
+// and `tail` as for Format::probe, so ISO 9660 (a signature at 32 KiB) is left to Probe.
 std::string_view SignatureName(ConstBytes head, ConstBytes tail, uint64_t size);
 
 }  // namespace platter
