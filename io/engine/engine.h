@@ -48,16 +48,19 @@ struct Progress {
 };
 
 struct CopyOptions {
-  unsigned threads = 0;        // 0: one for each processor
-  uint64_t sparse = 4096;      // bytes: runs of zeros at least this long become holes; 0: keep
-                               // zeros as data where the source has data
-  bool target_is_zero = false; // the target reads as zeros already: zeros need no write
-  bool skip_parent = false;    // leave kParent ranges of `from` alone: copy only what this layer
-                               // itself holds (convert -B)
-  bool compress = false;       // write packed units (ReservePacked) in info().compression
-  int level = 0;               // codec's level; 0: our default
+  unsigned threads = 0;         // 0: one for each processor
+  uint64_t sparse = 4096;       // bytes: runs of zeros at least this long become holes, as far as
+                                // the target's unit can express them; 0: keep zeros as data where
+                                // the source has data
+  bool target_is_zero = false;  // the target reads as zeros already: zeros need no write
+  bool skip_parent = false;     // leave kParent ranges of `from` alone: copy only what this layer
+                                // itself holds (convert -B)
+  bool compress = false;        // write packed units (ReservePacked) in info().compression
+  bool keep_packed = false;     // packed units of the source stay so even without `compress`, where
+                                // the target takes their codec and size
+  int level = 0;                // codec's level; 0: our default
   uint64_t bytes_per_second = 0;  // 0: no limit
-  bool salvage = false;        // unreadable ranges become zeros and are told to `unreadable`
+  bool salvage = false;           // unreadable ranges become zeros and are told to `unreadable`
   std::function<void(Range, const Error&)> unreadable;  // called under a lock, ascending per thread
   Progress* progress = nullptr;
 };
