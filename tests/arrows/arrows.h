@@ -15,7 +15,7 @@ struct SourceFile {
 
 struct Include {
   int line;
-  bool quoted;       // "..." rather than <...>
+  bool quoted;  // "..." rather than <...>
   std::string path;
 };
 
