@@ -4,12 +4,15 @@
 // Definition of "sha256-tree-64k", complete, so that others can compute it:
 //
 //   - The content is the disk's `size` bytes as its user reads them. It is cut into blocks of 65536
-//     bytes; the last one is padded with zero bytes to that length. There are n = ceil(size / 65536).
+//     bytes; the last one is padded with zero bytes to that length. There are n = ceil(size /
+//     65536).
 //   - The digest of a block is SHA-256(0x00 || the 65536 bytes). (0x00 is one byte.)
-//   - These n digests, in order, are level 0. While a level has more than one digest, the next level
+//   - These n digests, in order, are level 0. While a level has more than one digest, the next
+//   level
 //     has one for each 256 consecutive digests of it (the last group may have fewer, even one):
 //     SHA-256(0x01 || the digests of the group, 32 bytes each, in order).
-//   - The content hash is SHA-256(0x02 || size as 8 bytes, little-endian || the single digest of the
+//   - The content hash is SHA-256(0x02 || size as 8 bytes, little-endian || the single digest of
+//   the
 //     last level); for size 0, without that digest.
 //
 // It is printed as "sha256-tree-64k:" and 64 lower-case hexadecimal digits. The first byte keeps

@@ -79,10 +79,10 @@ TEST(ContentHashTest, AnEmptyDiskOf64TiBIsCheap) {
 }
 
 TEST(ContentHashTest, SizesAroundTheEdgesAgreeWithTheModel) {
-  for (uint64_t size : {uint64_t{1}, uint64_t{65535}, uint64_t{65536}, uint64_t{65537},
-                        uint64_t{2 * 65536}, uint64_t{255 * 65536}, uint64_t{256 * 65536},
-                        uint64_t{256 * 65536 + 1}, uint64_t{257 * 65536}, uint64_t{512 * 65536},
-                        uint64_t{513 * 65536}}) {
+  for (uint64_t size :
+       {uint64_t{1}, uint64_t{65535}, uint64_t{65536}, uint64_t{65537}, uint64_t{2 * 65536},
+        uint64_t{255 * 65536}, uint64_t{256 * 65536}, uint64_t{256 * 65536 + 1},
+        uint64_t{257 * 65536}, uint64_t{512 * 65536}, uint64_t{513 * 65536}}) {
     Buffer content = RandomBytes(size, size);
     EXPECT_EQ(HashOf(content), Model(content)) << size;
     Buffer zeros(size);
@@ -108,8 +108,8 @@ TEST(ContentHashTest, AnyWayToFeedItGivesTheSame) {
 
     ContentHasher hasher(size);  // ragged pieces, zeros sometimes said to be zeros
     for (uint64_t at = 0; at < size;) {
-      uint64_t piece = std::min<uint64_t>(size - at, random() % 5 ? random() % 200000 + 1
-                                                                  : random() % (400 * 65536) + 1);
+      uint64_t piece = std::min<uint64_t>(
+          size - at, random() % 5 ? random() % 200000 + 1 : random() % (400 * 65536) + 1);
       ConstBytes bytes = ConstBytes(content).subspan(at, piece);
       if (IsZero(bytes) && random() % 2) {
         hasher.AddZeros(piece);
