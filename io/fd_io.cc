@@ -55,8 +55,8 @@ bool InMemory(int fd) {
 
 }  // namespace
 
-FdIo::FdIo(Fd fd, std::string name, Direct alignment, bool fixed_size)
-    : fd_(std::move(fd)), name_(std::move(name)), direct_(alignment), fixed_size_(fixed_size) {
+FdIo::FdIo(Fd fd, std::string name, Direct alignment, std::optional<uint64_t> device_size)
+    : fd_(std::move(fd)), name_(std::move(name)), direct_(alignment), device_size_(device_size) {
   CHECK(direct_.offset <= kBounce && direct_.memory <= Buffer::kAlign);
   if (!direct() && InMemory(fd_.get())) try_flags_ = 0;
 }
@@ -87,6 +87,7 @@ RangeLock::Guard FdIo::Exclude(Range range) const {
 }
 
 Result<uint64_t> FdIo::FileSize() const {
+  if (device_size_) return *device_size_;
   // In direct mode a tail that is being written makes the file longer for a moment.
   RangeLock::Guard guard = Exclude(Range{kMaxOffset - direct_.offset, direct_.offset});
   struct stat status;
@@ -171,7 +172,7 @@ Result<> FdIo::WriteBounced(uint64_t at, std::span<const iovec> from) {
   const Range all = want.Outward(direct_.offset);
   RangeLock::Guard guard = Exclude(want);
   uint64_t size = 0;
-  if (!fixed_size_) {
+  if (!device_size_) {
     auto length_now = [&]() -> Result<uint64_t> {
       struct stat status;
       if (fstat(fd(), &status) != 0) return FailErrno(errno, "'{}': cannot get the size", name_);
@@ -193,7 +194,7 @@ Result<> FdIo::WriteBounced(uint64_t at, std::span<const iovec> from) {
     TRY(WriteSectors(chunk, part, from, part.offset - at, buffer));
   }
   const uint64_t exact = std::max(size, want.end());
-  if (!fixed_size_ && want.end() < all.end() && all.end() > exact) {
+  if (!device_size_ && want.end() < all.end() && all.end() > exact) {
     if (ftruncate(fd(), static_cast<off_t>(exact)) != 0) {
       return FailErrno(errno, "'{}': cannot set the size to {}", name_, exact);
     }

@@ -13,6 +13,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -31,8 +32,8 @@ class FdIo {
     uint32_t memory = 0;  // bytes: alignment of addresses
   };
 
-  // `fixed_size`: a block device; writes never make it longer.
-  FdIo(Fd fd, std::string name, Direct alignment, bool fixed_size);
+  // `device_size`, bytes: of a block device, which writes never make longer.
+  FdIo(Fd fd, std::string name, Direct alignment, std::optional<uint64_t> device_size);
 
   int fd() const { return fd_.get(); }
   const std::string& name() const { return name_; }
@@ -46,7 +47,7 @@ class FdIo {
   Result<> Sync();
   size_t TryRead(uint64_t at, std::span<const iovec> into);
 
-  // Length of a regular file, bytes.
+  // Bytes.
   Result<uint64_t> FileSize() const;
 
   // Keeps direct-mode writes that touch these sectors away; empty without O_DIRECT. For other ways
@@ -69,7 +70,7 @@ class FdIo {
   const Fd fd_;
   const std::string name_;
   const Direct direct_;
-  const bool fixed_size_;
+  const std::optional<uint64_t> device_size_;
   // Of sectors being written in direct mode. Rank: below every lock of a format; held across the
   // write, since it is the write that must not be interleaved.
   mutable RangeLock sectors_;

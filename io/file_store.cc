@@ -13,6 +13,7 @@
 
 #include "base/bytes.h"
 #include "base/sync.h"
+#include "io/file_lock.h"
 
 namespace platter {
 namespace {
@@ -62,7 +63,7 @@ Result<FdIo::Direct> FindAlignment(int fd, const std::string& name) {
 }  // namespace
 
 FileStore::FileStore(Fd fd, std::string name, FdIo::Direct alignment, bool writable)
-    : io_(std::move(fd), std::move(name), alignment, false),
+    : io_(std::move(fd), std::move(name), alignment, std::nullopt),
       writable_(writable),
       reflink_(ProbeReflink(io_.fd(), writable)),
       punch_(writable && ProbePunch(io_.fd())) {}
@@ -74,6 +75,12 @@ Result<std::unique_ptr<FileStore>> FileStore::FromFd(Fd fd, const std::string& n
   if (fstat(fd.get(), &status) != 0) return FailErrno(errno, "'{}': fstat", printable);
   if (!S_ISREG(status.st_mode))
     return Fail(Code::kRefused, "'{}' is not a regular file", printable);
+  if (options.lock) {
+    LockMode mode = options.writable      ? LockMode::kWriter
+                    : options.force_share ? LockMode::kSharedReader
+                                          : LockMode::kReader;
+    TRY(LockImage(fd.get(), mode, printable));
+  }
   FdIo::Direct alignment;
   if (options.direct) alignment = TRY(FindAlignment(fd.get(), printable));
   return std::unique_ptr<FileStore>(

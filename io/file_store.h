@@ -13,13 +13,13 @@ namespace platter {
 struct FileStoreOptions {
   bool writable = false;
   bool direct = false;       // O_DIRECT: past the page cache
-  bool lock = true;          // take part in the image lock (io/file_lock.h)
+  bool lock = true;          // hold and respect the image lock (io/file_lock.h)
   bool force_share = false;  // read-only: read in spite of another program's write lock
 };
 
 class FileStore final : public Store {
  public:
-  // An existing regular file. No lock is taken here: see io/open_file.h.
+  // An existing regular file. All three take the image lock (kRefused) unless options.lock is off.
   static Result<std::unique_ptr<FileStore>> Open(const std::string& path,
                                                  const FileStoreOptions& options);
 

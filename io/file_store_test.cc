@@ -200,5 +200,74 @@ TEST_F(FileStoreTest, GrowingDoesNotCutOthersOff) {
   }
 }
 
+// O_DIRECT. These need a file system that has it, which every one on a disk does.
+class DirectFileTest : public FileStoreTest {
+ protected:
+  static constexpr FileStoreOptions kDirect{.writable = true, .direct = true};
+};
+
+TEST_F(DirectFileTest, LengthIsExactWhateverIsWritten) {
+  auto store = Make("a.img", kDirect);
+  EXPECT_GE(store->caps().align, 512u);
+  EXPECT_EQ(store->fd(), -1);
+  std::vector<std::byte> model;
+  std::minstd_rand random(3);
+  for (int i = 1; i < 150; ++i) {
+    size_t at = random() % 100'000, length = 1 + random() % (i % 10 == 0 ? 1'500'000 : 9000);
+    if (i % 3 == 0) at = RoundDown(at, 4096), length = RoundUp(length, 4096);
+    model.resize(std::max(model.size(), at + length));
+    if (i % 7 == 0) {
+      ASSERT_TRUE(store->Zero(Range{at, length}, i % 2 == 0).has_value());
+      std::fill_n(model.begin() + at, length, std::byte{0});
+    } else {
+      auto bytes = Pattern(length, i);
+      Result<> written = store->Write(at, bytes);
+      ASSERT_TRUE(written.has_value()) << written.error().text();
+      std::ranges::copy(bytes, model.begin() + at);
+    }
+    if (i % 20 == 0) {
+      model.resize(model.size() / 2 + 1);
+      ASSERT_TRUE(store->Resize(model.size()).has_value());
+    }
+    ASSERT_EQ(*store->Size(), model.size());
+    ASSERT_TRUE(All(*store) == model) << i;
+  }
+  std::array<std::byte, 10> past;
+  EXPECT_EQ(store->Read(model.size() - 9, past).error().code(), Code::kCorrupt);
+  ASSERT_TRUE(store->Sync().has_value());
+  store.reset();
+  auto cached = *FileStore::Open(Path("a.img"), {});
+  EXPECT_TRUE(All(*cached) == model);
+}
+
+TEST_F(DirectFileTest, PastTheEndIsAnErrorForAlignedReads) {
+  auto store = Make("a.img", kDirect);
+  ASSERT_TRUE(store->Write(0, Pattern(5000)).has_value());
+  Buffer buffer(8192);
+  EXPECT_EQ(store->Read(0, buffer.bytes()).error().code(), Code::kCorrupt);
+  EXPECT_TRUE(store->Read(0, buffer.bytes().first(4096)).has_value());
+}
+
+// Each thread owns every fourth byte run of shared sectors: read-modify-write must lose none.
+TEST_F(DirectFileTest, NeighboursInOneSectorAreNotLost) {
+  constexpr int kThreads = 4, kRuns = 200, kRun = 37;
+  auto store = Make("a.img", kDirect);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      std::vector<std::byte> bytes(kRun, std::byte(t + 1));
+      for (int i = 0; i < kRuns; ++i) {
+        ASSERT_TRUE(store->Write((i * kThreads + t) * kRun, bytes).has_value());
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  auto all = All(*store);
+  ASSERT_EQ(all.size(), size_t{kThreads * kRuns * kRun});
+  for (size_t i = 0; i < all.size(); ++i) {
+    ASSERT_EQ(all[i], std::byte(1 + i / kRun % kThreads)) << "byte " << i;
+  }
+}
+
 }  // namespace
 }  // namespace platter
