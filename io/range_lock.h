@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <list>
+#include <thread>
 #include <utility>
 
 #include "base/range.h"
@@ -13,6 +14,12 @@
 namespace platter {
 
 class RangeLock {
+  struct Entry {
+    Range range;
+    std::thread::id thread;  // that asked for it
+    bool held;
+  };
+
  public:
   class Guard {
    public:
@@ -32,20 +39,23 @@ class RangeLock {
    private:
     friend class RangeLock;
     RangeLock* owner_ = nullptr;
-    std::list<Range>::iterator entry_;
+    std::list<Entry>::iterator entry_;
   };
 
   // Waits until no holder overlaps `range`. First come, first served among those that overlap.
-  // A thread that holds a Guard of this lock must not ask for a second one: two such threads could
-  // wait for each other. An empty range overlaps what it lies strictly inside of.
+  //
+  // A thread that holds a Guard already may ask for ranges behind all that it holds, and then goes
+  // before those who only wait: one of them may be waiting for what this thread holds. So threads
+  // that hold something wait for nothing but holders, and each for one further behind: no cycle.
+  // An empty range overlaps what it lies strictly inside of.
   Guard Lock(Range range);
 
  private:
-  // Held ranges and waiting ones in order of arrival: one is granted when nothing that arrived
-  // before it overlaps it.
+  bool MayGoLocked(std::list<Entry>::const_iterator mine) const;
+
   Mutex mutex_;  // guards entries_; a leaf: nothing else is locked under it
   CondVar changed_;
-  std::list<Range> entries_;
+  std::list<Entry> entries_;  // held ranges and waiting ones, in order of arrival
 };
 
 }  // namespace platter

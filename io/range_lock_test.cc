@@ -70,6 +70,19 @@ TEST(RangeLock, NobodyOvertakesAnOverlappingWaiter) {
   EXPECT_EQ(order, (std::vector{1, 2}));
 }
 
+// Who holds something goes before a waiter, who may be waiting for just that.
+TEST(RangeLock, AHolderOvertakesWaiters) {
+  RangeLock lock;
+  std::optional held = lock.Lock(Range{0, 10});
+  std::thread wide([&] { auto guard = lock.Lock(Range{0, 100}); });
+  std::this_thread::sleep_for(milliseconds(20));
+  std::optional further = lock.Lock(Range{50, 1});  // would wait for ever behind the other one
+  held.reset();
+  std::this_thread::sleep_for(milliseconds(20));
+  further.reset();
+  wide.join();
+}
+
 TEST(RangeLockThreads, AtMostOneHolderOfAnyByte) {
   constexpr int kThreads = 6, kRounds = 3000;
   RangeLock lock;

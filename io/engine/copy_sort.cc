@@ -1,0 +1,84 @@
+// The second part of a copy job: which bytes are zeros, which are written plain and which packed.
+#include <algorithm>
+
+#include "base/check.h"
+#include "io/engine/copy_worker.h"
+
+namespace platter {
+
+void CopyWorker::Sort(const CopyJob& job) {
+  segments_.clear();
+  units_.clear();
+  packed_out_used_ = 0;
+  for (const CopyJob::Run& run : job.runs) SortRun(run);
+  if (detect_ && options_.sparse > block_) KeepShortZeros();
+}
+
+void CopyWorker::SortRun(const CopyJob::Run& run) {
+  for (uint64_t at = run.guest.offset; at < run.guest.end();) {
+    uint64_t end = std::min(RoundDown(at, block_) + block_, run.guest.end());
+    Append(SortPiece(Range::FromTo(at, end), run.place + (at - run.guest.offset)));
+    at = end;
+  }
+}
+
+CopyWorker::Segment CopyWorker::SortPiece(Range piece, size_t place) {
+  if (detect_ && IsZero(buffer_.bytes().subspan(place, piece.length))) {
+    return {Segment::kZero, piece, place, 0};
+  }
+  if (auto unit = Pack(piece, place)) {
+    units_.push_back(*unit);
+    return {Segment::kPacked, piece, place, units_.size() - 1};
+  }
+  return {Segment::kPlain, piece, place, 0};
+}
+
+// The piece as a packed unit, if it is one, is to be one, and gets smaller by it.
+std::optional<CopyWorker::PackedUnit> CopyWorker::Pack(Range piece, size_t place) {
+  while (next_passed_ < passed_.size() && passed_[next_passed_].guest.offset < piece.offset) {
+    ++next_passed_;
+  }
+  if (next_passed_ < passed_.size() && passed_[next_passed_].guest == piece) {
+    const PackedUnit& unit = passed_[next_passed_];
+    if (unit.bytes.size() < unit_) return unit;
+    return std::nullopt;
+  }
+  bool whole =
+      IsAligned(piece.offset, unit_) && (piece.length == unit_ || piece.end() == to_.info().size);
+  if (!compressor_ || !whole) return std::nullopt;
+  Bytes from = buffer_.bytes().subspan(place, unit_);
+  if (piece.length < unit_) {
+    // Not over the bytes of what comes after in the buffer: nothing comes after the disk's end.
+    std::ranges::fill(from.subspan(piece.length), std::byte{0});
+  }
+  Bytes into = packed_out_.bytes().subspan(packed_out_used_, unit_ - 1);
+  size_t size = compressor_->Compress(from, into);
+  if (size == 0) return std::nullopt;
+  packed_out_used_ += size;
+  return PackedUnit{piece, into.first(size)};
+}
+
+void CopyWorker::Append(const Segment& segment) {
+  if (!segments_.empty()) {
+    Segment& last = segments_.back();
+    if (last.kind == segment.kind && last.guest.end() == segment.guest.offset) {
+      last.guest.length += segment.guest.length;
+      return;
+    }
+  }
+  segments_.push_back(segment);
+}
+
+// Runs of zeros that the caller finds too short for a hole are data.
+void CopyWorker::KeepShortZeros() {
+  std::vector<Segment> sorted;
+  sorted.swap(segments_);
+  for (Segment& segment : sorted) {
+    if (segment.kind == Segment::kZero && segment.guest.length < options_.sparse) {
+      segment.kind = Segment::kPlain;
+    }
+    Append(segment);
+  }
+}
+
+}  // namespace platter
