@@ -192,20 +192,11 @@ Result<> ParseExtensions(Header& header, Extensions extensions) {
     if (!next) break;
     Result<> (*parse)(Header&, const Extension&) = nullptr;
     switch (next->type) {
-      case kExtBackingFormat:
-        parse = ParseBackingFormatExtension;
-        break;
-      case kExtCrypto:
-        parse = ParseCryptoExtension;
-        break;
-      case kExtDataFile:
-        parse = ParseDataFileExtension;
-        break;
-      case kExtBitmaps:
-        parse = ParseBitmapsExtension;
-        break;
-      case kExtFeatureNames:
-        continue;  // ours to write
+      case kExtBackingFormat: parse = ParseBackingFormatExtension; break;
+      case kExtCrypto: parse = ParseCryptoExtension; break;
+      case kExtDataFile: parse = ParseDataFileExtension; break;
+      case kExtBitmaps: parse = ParseBitmapsExtension; break;
+      case kExtFeatureNames: continue;  // ours to write
       default:
         header.unknown_extensions.push_back({next->type, {next->data.begin(), next->data.end()}});
         continue;

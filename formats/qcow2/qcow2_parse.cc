@@ -320,16 +320,11 @@ Result<std::vector<Bitmap>> ParseBitmaps(const Header& header, ConstBytes direct
 
 uint64_t LoadRefcount(ConstBytes block, uint32_t order, uint64_t index) {
   switch (order) {
-    case 3:
-      return static_cast<uint8_t>(block[index]);
-    case 4:
-      return LoadAt<be16>(block, index * 2).value();
-    case 5:
-      return LoadAt<be32>(block, index * 4).value();
-    case 6:
-      return LoadAt<be64>(block, index * 8).value();
-    default:
-      break;
+    case 3: return static_cast<uint8_t>(block[index]);
+    case 4: return LoadAt<be16>(block, index * 2).value();
+    case 5: return LoadAt<be32>(block, index * 4).value();
+    case 6: return LoadAt<be64>(block, index * 8).value();
+    default: break;
   }
   CHECK(order < 3);
   // Widths below a byte fill it from its least significant bit.
@@ -340,20 +335,11 @@ uint64_t LoadRefcount(ConstBytes block, uint32_t order, uint64_t index) {
 
 void StoreRefcount(Bytes block, uint32_t order, uint64_t index, uint64_t value) {
   switch (order) {
-    case 3:
-      block[index] = static_cast<std::byte>(value);
-      return;
-    case 4:
-      StoreAt(block, index * 2, be16(static_cast<uint16_t>(value)));
-      return;
-    case 5:
-      StoreAt(block, index * 4, be32(static_cast<uint32_t>(value)));
-      return;
-    case 6:
-      StoreAt(block, index * 8, be64(value));
-      return;
-    default:
-      break;
+    case 3: block[index] = static_cast<std::byte>(value); return;
+    case 4: StoreAt(block, index * 2, be16(static_cast<uint16_t>(value))); return;
+    case 5: StoreAt(block, index * 4, be32(static_cast<uint32_t>(value))); return;
+    case 6: StoreAt(block, index * 8, be64(value)); return;
+    default: break;
   }
   CHECK(order < 3);
   uint32_t width = 1u << order, per_byte = 8 / width;
