@@ -1,0 +1,163 @@
+// Construction, the first write, and the end. The essay is in qcow2_layer.h.
+#include "formats/qcow2/qcow2_layer.h"
+
+#include <algorithm>
+#include <mutex>
+#include <utility>
+
+#include "base/check.h"
+
+namespace platter::qcow2 {
+
+namespace {
+constexpr uint64_t kSliceBytes = 64 * kKiB;
+constexpr size_t kL2CacheBytes = 16 * kMiB;
+constexpr uint64_t kSector = 512;  // bytes: what a disk writes whole
+}  // namespace
+
+Qcow2Layer::Qcow2Layer(Parts parts)
+    : file_(std::move(parts.file)),
+      data_file_(std::move(parts.data_file)),
+      cipher_(std::move(parts.cipher)),
+      format_(parts.header),
+      snapshots_(std::move(parts.snapshots)),
+      bitmaps_(std::move(parts.bitmaps)),
+      name_(fmt::format("qcow2 '{}'", file_->name())),
+      info_only_(parts.info_only),
+      slice_bytes_(std::min(format_.cluster_size(), kSliceBytes)),
+      slice_entries_(slice_bytes_ / format_.l2_entry_size()),
+      info_(std::move(parts.info)),
+      header_(std::move(parts.header)),
+      metadata_(format_.cluster_size()),
+      l1_(std::move(parts.l1)),
+      l2_(*file_, "L2 table", static_cast<uint32_t>(slice_bytes_), kL2CacheBytes) {}
+
+Qcow2Layer::~Qcow2Layer() { Close(); }
+
+void Qcow2Layer::Close() {
+  if (!writing_) return;
+  // The first flush frees what was retired, the second one writes those refcounts.
+  for (int i = 0; i < 2; ++i) {
+    if (!Flush().has_value()) return;
+    if (!allocator_->dirty()) break;
+  }
+  (void)allocator_->Trim();
+}
+
+Result<> Qcow2Layer::PrepareToWrite() {
+  TRY(CheckLayout(format_));
+  if (format_.refcount_table_clusters == 0) {
+    return Fail(Code::kCorrupt, "there is no refcount table");
+  }
+  if (cipher_ && !IsAligned(info_.size, Cipher::kSector)) {
+    return Fail(Code::kUnsupported, "an encrypted disk of {} bytes, which are no whole sectors",
+                info_.size);
+  }
+  TRY(AddMetadata());
+  allocator_ = std::make_unique<Allocator>(*file_, format_, pins_, metadata_);
+  TRY(allocator_->Open());
+  return metadata_.Seal(allocator_->file_size());
+}
+
+Result<> Qcow2Layer::AddMetadata() {
+  auto table = [](uint64_t offset, uint64_t entries) { return Range{offset, entries * 8}; };
+  metadata_.AddTable({0, cluster_size()}, "the header");
+  metadata_.AddTable(table(format_.l1_offset, format_.l1_size), "the L1 table");
+  metadata_.AddTable(table(format_.refcount_table_offset, format_.refcount_table_entries()),
+                     "the refcount table");
+  // The snapshot table is at least as long as its fixed parts.
+  metadata_.AddTable({format_.snapshots_offset, format_.snapshot_count * sizeof(DiskSnapshot)},
+                     "the snapshot table");
+  for (const Snapshot& snapshot : snapshots_) {
+    metadata_.AddTable(table(snapshot.l1_offset, snapshot.l1_size), "a snapshot's L1 table");
+  }
+  if (format_.crypto) {
+    metadata_.AddTable({format_.crypto->offset, format_.crypto->length}, "the LUKS header");
+  }
+  if (format_.bitmaps) {
+    metadata_.AddTable({format_.bitmaps->directory_offset, format_.bitmaps->directory_size},
+                       "the bitmap directory");
+  }
+  for (const Bitmap& bitmap : bitmaps_) {
+    metadata_.AddTable(table(bitmap.table_offset, bitmap.table_size), "a bitmap's table");
+  }
+  for (uint64_t i = 0; i < l1_.size(); ++i) {
+    uint64_t offset = TRY(DecodeL1(format_, l1_[i], i));
+    if (offset != 0) metadata_.AddCluster(offset);
+  }
+  return {};
+}
+
+Result<> Qcow2Layer::CheckInside(Range want) const {
+  if (info_only_) return Fail(Code::kRefused, "opened for information only");
+  if (!want.empty() && FitsIn(want.offset, want.length, info_.size)) return {};
+  return Fail(Code::kOutOfRange, "{:#x}+{:#x} is not inside the disk of {:#x} bytes", want.offset,
+              want.length, info_.size);
+}
+
+// What every change begins with. No lock is held.
+Result<> Qcow2Layer::CheckWritable(Range want) {
+  if (!info_.writable) return Fail(Code::kReadOnly, "opened for reading");
+  TRY(CheckInside(want));
+  TRY(BeginWriting());
+  return FlushIfCrowded();
+}
+
+Result<> Qcow2Layer::BeginWriting() {
+  if (writing_.load(std::memory_order_acquire)) return {};
+  std::lock_guard flush(flush_mutex_);
+  if (writing_) return {};
+  Header header = header_;
+  header.autoclear &= kKnownAutoclear;
+  if (header.autoclear != header_.autoclear) {
+    TRY(WriteHeaderLocked(header));
+    TRY(file_->Sync());
+  }
+  TRY(MarkBitmapsInUse());
+  TRY(allocator_->CoverLastCluster());
+  if (data_file_) {
+    uint64_t size = TRY(data_file_->Size());
+    if (size < info_.size) TRY(data_file_->Resize(info_.size));
+    data_end_ = std::max(size, info_.size);
+  }
+  writing_.store(true, std::memory_order_release);
+  return {};
+}
+
+// The enabled bitmaps will not know of our writes.
+Result<> Qcow2Layer::MarkBitmapsInUse() {
+  bool changed = false;
+  uint64_t at = format_.bitmaps ? format_.bitmaps->directory_offset : 0;
+  for (const Bitmap& bitmap : bitmaps_) {
+    if (bitmap.info.enabled && !bitmap.info.in_use) {
+      be32 flags = bitmap.flags | kBitmapInUse;
+      TRY_AS("bitmap directory", file_->Write(at + offsetof(DiskBitmapEntry, flags), AsBytes(flags)));
+      changed = true;
+    }
+    at += RoundUp(sizeof(DiskBitmapEntry) + bitmap.extra.size() + bitmap.info.name.size(), 8);
+  }
+  if (changed) TRY(file_->Sync());
+  return {};
+}
+
+// Only the sectors that differ are written; everything that the tables hang on is in the first. No
+// Sync. Under flush_mutex_.
+Result<> Qcow2Layer::WriteHeaderLocked(const Header& header) {
+  std::vector<std::byte> now = TRY(BuildHeader(header));
+  std::vector<std::byte> before(now.size());
+  uint64_t there = std::min<uint64_t>(now.size(), TRY(file_->Size()));
+  TRY_AS("header", file_->Read(0, Bytes(before).first(there)));
+  for (uint64_t at = 0; at < now.size(); at += kSector) {
+    ConstBytes sector = ConstBytes(now).subspan(at, kSector);
+    if (at + kSector <= there && std::ranges::equal(sector, Bytes(before).subspan(at, kSector))) {
+      continue;
+    }
+    // Zeros that the file does not reach need not be there.
+    if (at >= there && IsZero(sector)) continue;
+    TRY_AS("header", file_->Write(at, sector));
+  }
+  header_ = header;
+  return {};
+}
+
+}  // namespace platter::qcow2
