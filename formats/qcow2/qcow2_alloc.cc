@@ -40,6 +40,7 @@ Result<> Allocator::Open() {
   // On a device the end of the image is not the end of what is there. In a file it is, and the
   // safer answer where refcounts are wrong.
   end_ = fixed_size_ ? TRY(LastUsedLocked()) : DivideUp(opened_size_, cluster_size_);
+  untouched_ = fixed_size_ ? UINT64_MAX : end_;
   return {};
 }
 
@@ -104,7 +105,7 @@ Result<Clusters> Allocator::TakeFreeLocked(uint64_t most, uint64_t least) {
   size_t tries = 0;
   for (auto it = free_.begin(); it != free_.end() && tries < kRunsTried; ++it, ++tries) {
     if (it->second < least) continue;
-    Clusters run{it->first, std::min(it->second, most)};
+    Clusters run{.first = it->first, .count = std::min(it->second, most)};
     Range host{Offset(run.first), Offset(run.count)};
     if (std::string what = metadata_.Find(host); !what.empty()) {
       return Fail(Code::kCorrupt, "the refcounts call clusters at {:#x} free which hold {}",
@@ -133,6 +134,7 @@ Result<Clusters> Allocator::AppendTogetherLocked(uint64_t count) {
   }
   Clusters run{end_, count};
   uint64_t blocks = BlocksMissing(end_, count);
+  run.zeroed = run.first >= untouched_;
   TRY(PrepareLocked(run, blocks));
   TRY(PlaceLocked(run, blocks));
   return run;
@@ -182,6 +184,7 @@ Result<> Allocator::PlaceLocked(Clusters run, uint64_t blocks) {
   CHECK(place == all.end());
   if (scan_ == end_) scan_ = all.end();
   end_ = all.end();
+  untouched_ = std::max(untouched_, end_);
   return refcounts_.Fill(all, 1);
 }
 

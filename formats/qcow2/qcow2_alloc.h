@@ -114,6 +114,7 @@ class Allocator {
   mutable Mutex mutex_;
   Refcounts refcounts_;
   uint64_t end_ = 0;   // clusters: from here on all are free
+  uint64_t untouched_ = 0;  // clusters: from here on the file has never held anything
   uint64_t scan_ = 0;  // clusters: from here to end_ free ones may be unknown
   std::map<uint64_t, uint64_t> free_;  // free runs: first cluster, count
   std::deque<Retired> retired_;

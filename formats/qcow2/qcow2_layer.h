@@ -226,7 +226,7 @@ class Qcow2Layer final : public Layer, public Resizer {
   Result<> CheckOld(const Cluster& cluster, bool stays);
   bool KeepsHost(const Cluster& cluster) const;
   void PlanCluster(Qcow2Reservation& reservation, uint64_t guest, Range part, const Cluster& old,
-                   std::optional<uint64_t> fresh);
+                   std::optional<uint64_t> fresh, bool zeroed);
   Extent PlainExtent(Range guest, uint64_t host) const;
   // qcow2_packed.cc
   Result<> PlanPacked(Qcow2Reservation& reservation, Range units, std::span<const uint32_t> sizes);

@@ -75,7 +75,7 @@ Result<Clusters> Refcounts::FindFree(uint64_t from, uint64_t to, uint64_t& next)
   uint64_t block = TRY(Block(from));
   if (block == 0) {
     next = std::min(to, RoundDown(from, per_block_) + per_block_);
-    return Clusters{from, 0};
+    return Clusters{.first = from, .count = 0};
   }
   Place place = Locate(block, from);
   auto slice = TRY(blocks_.Get(place.slice));
@@ -87,7 +87,7 @@ Result<Clusters> Refcounts::FindFree(uint64_t from, uint64_t to, uint64_t& next)
   uint64_t first = i;
   while (i < count && !used(i)) ++i;
   next = from + i;
-  return Clusters{from + first, i - first};
+  return Clusters{.first = from + first, .count = i - first};
 }
 
 void Refcounts::AddBlock(uint64_t cluster, uint64_t at) {

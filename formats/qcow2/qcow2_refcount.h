@@ -18,6 +18,7 @@ namespace platter::qcow2 {
 // Host clusters by number (offset / cluster size).
 struct Clusters {
   uint64_t first = 0, count = 0;
+  bool zeroed = false;  // when allocated: known to read as zeros
   uint64_t end() const { return first + count; }
 };
 

@@ -67,7 +67,7 @@ Result<> Qcow2Layer::Plan(Qcow2Reservation& reservation, Range want) {
       fresh = next++ << format_.cluster_bits;
     }
     Range part = Range{guest, cluster_size()}.Intersect(want);
-    PlanCluster(reservation, guest, part, old, fresh);
+    PlanCluster(reservation, guest, part, old, fresh, reservation.fresh_.zeroed);
     guest += cluster_size();
     reservation.range_ = Range::FromTo(want.offset, part.end());
   }
@@ -100,9 +100,10 @@ Result<> Qcow2Layer::CheckOld(const Cluster& cluster, bool stays) {
   return {};
 }
 
-// Targets, fills and the new entry for `part` of the cluster at `guest`. `fresh`: its new place.
+// Targets, fills and the new entry for `part` of the cluster at `guest`. `fresh`: its new place;
+// `zeroed`: which reads as zeros, so that zeros need not be copied up.
 void Qcow2Layer::PlanCluster(Qcow2Reservation& reservation, uint64_t guest, Range part,
-                             const Cluster& old, std::optional<uint64_t> fresh) {
+                             const Cluster& old, std::optional<uint64_t> fresh, bool zeroed) {
   const uint64_t size = format_.subcluster_size(), host = fresh.value_or(old.host);
   const uint32_t count = format_.subclusters();
   const bool packed = old.kind == ClusterKind::kCompressedUnit;
@@ -111,9 +112,12 @@ void Qcow2Layer::PlanCluster(Qcow2Reservation& reservation, uint64_t guest, Rang
     Range sub = Range{guest + i * size, size}.Intersect({0, info_.size});
     const bool holds = packed || (old.allocated >> i & 1) != 0;
     if (sub.empty() || (!sub.Overlaps(part) && !(fresh && holds))) continue;
+    const bool zero = !holds && ((old.zero >> i & 1) != 0 || absent_is_zero());
     Range here = sub;
     if (!fresh && holds) {
       here = sub.Intersect(cipher_ ? part.Outward(Cipher::kSector) : part);
+    } else if (zero && fresh && zeroed && !cipher_) {
+      here = sub.Intersect(part);
     }
     allocated |= 1u << i;
     reservation.AddTarget(PlainExtent(here, host + (here.offset - guest)));
