@@ -210,8 +210,7 @@ Result<> ParseExtensions(Header& header, Extensions extensions) {
   }
   if (header.crypt_method == kCryptLuks && !header.crypto) {
     return Fail(Code::kCorrupt,
-                "header: encrypted with LUKS, but the extension that says where the "
-                "LUKS header is is missing");
+                "header: encrypted with LUKS, but no extension says where the LUKS header is");
   }
   // The bit alone says nothing; QEMU reads over it too.
   if (!header.bitmaps) header.autoclear &= ~kBitmapsConsistent;

@@ -313,7 +313,7 @@ TEST(Header, Encryption) {
   EXPECT_EQ(Parse(Image().Put32(kCrypt, 1)).crypt_method, kCryptAes);
   ExpectError(Image().Put32(kCrypt, 3), Code::kUnsupported, "encryption method 3");
   ExpectError(Image().Put32(kCrypt, 0xffffffff), Code::kUnsupported, "encryption method");
-  ExpectError(Image().Put32(kCrypt, 2), Code::kCorrupt, "missing");
+  ExpectError(Image().Put32(kCrypt, 2), Code::kCorrupt, "no extension says");
   Header header = Parse(Image().Put32(kCrypt, 2).Extension(kExtCrypto, Bytes16(0x40000, 0x1f8000)));
   EXPECT_EQ(header.crypto->offset, 0x40000u);
   EXPECT_EQ(header.crypto->length, 0x1f8000u);

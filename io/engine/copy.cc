@@ -36,15 +36,11 @@ void CopyShared::Stop(uint64_t number, Error error) {
   turnstile.Close();
 }
 
-namespace {
-
 unsigned WorkerCount(const CopyOptions& options, uint64_t length) {
   unsigned wanted = options.threads != 0 ? options.threads : std::thread::hardware_concurrency();
   uint64_t jobs = DivideUp(length, kMiB);
   return static_cast<unsigned>(std::clamp<uint64_t>(jobs, 1, std::max(wanted, 1u)));
 }
-
-}  // namespace
 
 Result<> Copy(Layer& from, Layer& to, Range range, const CopyOptions& options) {
   if (!FitsIn(range.offset, range.length, to.info().size)) {

@@ -43,9 +43,8 @@ std::optional<CopyWorker::PackedUnit> CopyWorker::Pack(Range piece, size_t place
     if (unit.bytes.size() < unit_) return unit;
     return std::nullopt;
   }
-  bool whole =
-      IsAligned(piece.offset, unit_) && (piece.length == unit_ || piece.end() == to_.info().size);
-  if (!compressor_ || !whole) return std::nullopt;
+  if (!compressor_ || !IsAligned(piece.offset, unit_)) return std::nullopt;
+  if (piece.length != unit_ && piece.end() != to_.info().size) return std::nullopt;
   Bytes from = buffer_.bytes().subspan(place, unit_);
   if (piece.length < unit_) {
     // Not over the bytes of what comes after in the buffer: nothing comes after the disk's end.

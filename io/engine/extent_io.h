@@ -90,6 +90,9 @@ Result<> WriteExtents(std::span<const Extent> target, Range part, std::span<cons
 // into the reservation's targets. The caller publishes.
 Result<> FillReservation(Layer& layer, Reservation& reservation, std::span<const iovec> data);
 
+// How many workers a copy or comparison of `length` bytes gets.
+unsigned WorkerCount(const struct CopyOptions& options, uint64_t length);
+
 // What the first sector of an extent's host bytes is called by its cipher.
 uint64_t SectorNumber(const Extent& extent);
 
