@@ -24,6 +24,23 @@ TEST_P(Qcow2Model, ManyThreads) {
   }
 }
 
+// What a snapshot shares is copied before it changes.
+TEST(Qcow2ModelSnapshot, StaysAsItWas) {
+  for (const Configuration& configuration : SnapshotConfigurations()) {
+    for (uint64_t seed = 1; seed <= 5; ++seed) {
+      model::Subject subject = SubjectOf(configuration);
+      subject.check = [&](Store& image) -> Result<bool> {
+        auto layer = TRY(OpenImage(configuration, image, nullptr, false, "s"));
+        std::vector<std::byte> got(configuration.size);
+        TRY(Read(*layer, 0, Bytes(got)));
+        return got == configuration.snapshot && TRY(IsSound(image));
+      };
+      ASSERT_TRUE(
+          RunModel(subject, model::Plan::FromEnvironment({.seed = seed, .operations = 400})));
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Configurations, Qcow2Model, testing::ValuesIn(Configurations()),
                          [](const auto& info) {
                            std::string name = info.param.name;

@@ -1,12 +1,18 @@
 #include "formats/qcow2/qcow2_subjects_testing.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <utility>
 
+#include "base/check.h"
 #include "formats/qcow2/qcow2_check.h"
 #include "formats/qcow2/qcow2_create.h"
 #include "formats/qcow2/qcow2_layer.h"
+#include "formats/qcow2/qcow2_testing.h"
 #include "io/testing/wrapper_store.h"
 
 namespace platter::qcow2 {
@@ -48,11 +54,13 @@ Result<> CreateImage(const Configuration& configuration, Store& store, Store* da
 }
 
 Result<std::unique_ptr<Layer>> OpenImage(const Configuration& configuration, Store& store,
-                                         Store* data, bool writable) {
+                                         Store* data, bool writable,
+                                         const std::string& snapshot) {
   OneFileOpener opener(data);
   OpenOptions options;
   options.writable = writable;
   options.opener = &opener;
+  options.snapshot = snapshot;
   if (configuration.encrypted) options.secret = &Passphrase();
   return OpenQcow2(std::make_unique<WrapperStore>(store), options);
 }
@@ -90,6 +98,53 @@ std::vector<Configuration> Configurations() {
        Options{{"encrypt.format", "luks"}, {"encrypt.iter-time", "10"}, {"extended_l2", "on"}},
        false, true},
       {"preallocated", 60 * 4096, 4096, Options{{"preallocation", "metadata"}}},
+  };
+}
+
+namespace {
+
+std::vector<std::byte> Slurp(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  ConstBytes bytes = AsBytes(std::string_view(text));
+  return {bytes.begin(), bytes.end()};
+}
+
+Configuration WithSnapshot(std::string name, uint64_t cluster, const std::string& options) {
+  Configuration made;
+  made.name = std::move(name);
+  made.cluster = cluster;
+  made.size = 60 * cluster;
+  const char* base = std::getenv("TEST_TMPDIR");
+  std::string dir = fmt::format("{}/snapshot{}", base != nullptr ? base : "/tmp", getpid());
+  std::filesystem::create_directories(dir);
+  std::string image = dir + "/image";
+  std::string write = "qemu-io -f qcow2 -c 'write -P {} {} {}' " + image + " >/dev/null; ";
+  Outcome outcome = Shell(
+      fmt::format("set -e; qemu-img create -q -f qcow2 -o cluster_size={},{} {} {}; ", cluster,
+                  options, image, made.size) +
+      fmt::format(fmt::runtime(write), 17, 3 * cluster + 512, 20 * cluster) +
+      fmt::format("qemu-img snapshot -c s {}; ", image) +
+      fmt::format(fmt::runtime(write), 34, 10 * cluster, 2 * cluster) +
+      fmt::format("qemu-img convert -O raw {0} {1}/raw; "
+                  "qemu-img convert -l s -O raw {0} {1}/before",
+                  image, dir));
+  if (outcome.status != 0) fmt::print(stderr, "{}\n", outcome.text);
+  CHECK(outcome.status == 0);
+  made.image = Slurp(image);
+  made.initial = Slurp(dir + "/raw");
+  made.snapshot = Slurp(dir + "/before");
+  std::filesystem::remove_all(dir);
+  return made;
+}
+
+}  // namespace
+
+std::vector<Configuration> SnapshotConfigurations() {
+  return {
+      WithSnapshot("snapshot, 4 KiB clusters", 4096, "compat=1.1"),
+      WithSnapshot("snapshot, 512 byte clusters", 512, "refcount_bits=8"),
+      WithSnapshot("snapshot, subclusters", 16384, "extended_l2=on"),
   };
 }
 

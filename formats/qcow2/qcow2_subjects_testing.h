@@ -17,8 +17,8 @@ struct Configuration {
   std::map<std::string, std::string> options;
   bool parent = false;  // it names one, so that what is not there is kParent
   bool encrypted = false;
-  std::vector<std::byte> image = {};  // made by another program instead, ...
-  std::vector<std::byte> initial = {};  // ... reading as this
+  // Made by another program instead: the file, what it reads as, and what its snapshot "s" does.
+  std::vector<std::byte> image = {}, initial = {}, snapshot = {};
 
   bool has_data_file() const { return options.contains("data_file"); }
 };
@@ -27,11 +27,15 @@ struct Configuration {
 Result<> CreateImage(const Configuration& configuration, Store& store, Store* data);
 // Both stores outlive the layer.
 Result<std::unique_ptr<Layer>> OpenImage(const Configuration& configuration, Store& store,
-                                         Store* data, bool writable = true);
+                                         Store* data, bool writable = true,
+                                         const std::string& snapshot = "");
 // No corruption and no error; leaks are allowed.
 Result<bool> IsSound(Store& store);
 
 std::vector<Configuration> Configurations();
+
+// Images with an internal snapshot that shares clusters and L2 tables with the disk, by qemu-img.
+std::vector<Configuration> SnapshotConfigurations();
 
 model::Subject SubjectOf(const Configuration& configuration);
 
