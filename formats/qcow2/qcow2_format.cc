@@ -2,6 +2,7 @@
 #include "base/bytes.h"
 #include "base/endian.h"
 #include "formats/qcow2/qcow2.h"
+#include "formats/qcow2/qcow2_check.h"
 #include "formats/qcow2/qcow2_create.h"
 #include "formats/qcow2/qcow2_disk.h"
 #include "formats/qcow2/qcow2_layer.h"
@@ -26,7 +27,7 @@ constinit const Format kQcow2Format = {
     .probe = Probe,
     .open = OpenQcow2,
     .create = qcow2::CreateQcow2,
-    .check = nullptr,
+    .check = qcow2::CheckQcow2,
     .measure = qcow2::MeasureQcow2,
 };
 
