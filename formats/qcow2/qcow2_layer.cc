@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "formats/qcow2/qcow2_check.h"
 #include "formats/qcow2/qcow2_crypto.h"
 #include "formats/qcow2/qcow2_info.h"
 
@@ -81,8 +82,8 @@ Result<std::unique_ptr<Qcow2Layer>> Qcow2Layer::Open(std::unique_ptr<Store> stor
                 "the image is marked corrupt: it may be read, but only be written by a repair");
   }
   if (writable && (header.incompatible & kDirty)) {
-    return Fail(Code::kUnsupported,
-                "the image was not closed cleanly: repair it first (check -r all)");
+    TRY_AS("repair of a dirty image", RepairDirty(*store));
+    header = TRY(ReadHeader(*store));
   }
   std::vector<Snapshot> snapshots = TRY(ReadSnapshots(*store, header));
   std::vector<Bitmap> bitmaps = TRY(ReadBitmaps(*store, header));
