@@ -6,13 +6,12 @@
 
 namespace platter {
 
-Result<std::unique_ptr<Layer>>
-ConcatLayer::Join(std::vector<std::unique_ptr<Layer>> parts) {
+Result<std::unique_ptr<Layer>> ConcatLayer::Join(std::vector<std::unique_ptr<Layer>> parts) {
   CHECK(!parts.empty());
   auto whole = std::make_unique<ConcatLayer>();
   whole->info_.format = "concatenation";
   whole->info_.sector = parts.front()->info().sector;
-  for (auto &part : parts) {
+  for (auto& part : parts) {
     Range guest{whole->info_.size, part->info().size};
     auto end = CheckedAdd(guest.offset, guest.length);
     if (!end || *end > INT64_MAX)
@@ -25,17 +24,15 @@ ConcatLayer::Join(std::vector<std::unique_ptr<Layer>> parts) {
 
 Result<size_t> ConcatLayer::Map(Range want, std::span<Extent> out) {
   if (want.empty() || !FitsIn(want.offset, want.length, info_.size)) {
-    return Fail(Code::kOutOfRange,
-                "bytes {} to {} are outside the sources ({} bytes)",
-                want.offset, want.end(), info_.size);
+    return Fail(Code::kOutOfRange, "bytes {} to {} are outside the sources ({} bytes)", want.offset,
+                want.end(), info_.size);
   }
-  auto part = std::find_if(parts_.begin(), parts_.end(), [&](const Part &p) {
-    return p.guest.Contains(want.offset);
-  });
+  auto part = std::find_if(parts_.begin(), parts_.end(),
+                           [&](const Part& p) { return p.guest.Contains(want.offset); });
   Range inside = want.Intersect(part->guest);
   inside.offset -= part->guest.offset;
   size_t count = TRY(part->layer->Map(inside, out));
-  for (Extent &extent : out.first(count)) {
+  for (Extent& extent : out.first(count)) {
     extent.guest.offset += part->guest.offset;
     extent.writable = false;
   }
@@ -50,4 +47,4 @@ Result<Range> ConcatLayer::Discard(Range, Kind) {
   return Fail(Code::kReadOnly, "several sources in a row are for reading");
 }
 
-} // namespace platter
+}  // namespace platter

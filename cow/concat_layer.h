@@ -11,11 +11,10 @@ namespace platter {
 // Guest bytes of parts[0], then parts[1], ... Read-only. At least one part;
 // together below 2^63.
 class ConcatLayer : public Layer {
-public:
-  static Result<std::unique_ptr<Layer>>
-  Join(std::vector<std::unique_ptr<Layer>> parts);
+ public:
+  static Result<std::unique_ptr<Layer>> Join(std::vector<std::unique_ptr<Layer>> parts);
 
-  const Info &info() const override { return info_; }
+  const Info& info() const override { return info_; }
   // Parts are read-only: they free nothing, so there is nothing to pin.
   Pin Hold() override { return {}; }
   Result<size_t> Map(Range want, std::span<Extent> out) override;
@@ -23,13 +22,13 @@ public:
   Result<Range> Discard(Range, Kind) override;
   Result<> Flush() override { return {}; }
 
-private:
+ private:
   struct Part {
-    Range guest; // where it lies in the whole
+    Range guest;  // where it lies in the whole
     std::unique_ptr<Layer> layer;
   };
   std::vector<Part> parts_;
   Info info_;
 };
 
-} // namespace platter
+}  // namespace platter

@@ -1,10 +1,9 @@
-// Disk: an image with everything below it, as one Layer: the chain of layers
-// from the one that was opened (depth 0) to its last ancestor.
+// Disk: an image with everything below it, as one Layer: the chain of layers from the one that was
+// opened (depth 0) to its last ancestor.
 //
-// Locks: the structure lock (a shared mutex, rank 1, above every lock of a
-// layer) is held shared by each guest operation and exclusively by resize,
-// snapshots, commit and repair; nothing finer is needed. Layers below the top
-// are opened read-only and never free space.
+// Locks: none of its own. The chain is fixed once it is open, layers below the top are opened for
+// reading and never free space, and each layer guards itself. What changes structure (resizing,
+// snapshots, repair) is exclusive: the caller sees to it that nothing else uses the disk meanwhile.
 #pragma once
 
 #include <memory>
@@ -18,77 +17,90 @@
 namespace platter {
 
 struct DiskOptions {
-  std::string format; // empty: probe, and refuse what is not certain
+  std::string format;  // empty: probe, and refuse what is not certain
   FileOptions file;
-  bool no_backing = false; // parents are not opened: their bytes read as holes
-  std::string snapshot;    // of the top image
-  std::string parent;      // open this file instead of the recorded parent...
-  std::string parent_format; // ... in this format
-  const Secret *secret = nullptr;
-  bool info_only =
-      false; // headers only: no parents, no data files, no passphrase
-  std::map<std::string, std::string> options; // of the format
+  bool no_backing = false;         // parents are not opened: their bytes read as holes
+  std::string snapshot;            // of the top image
+  std::string parent;              // open this file instead of the recorded parent...
+  std::string parent_format;       // ... in this format
+  const Secret* secret = nullptr;  // for each encrypted image of the chain
+  bool info_only = false;          // headers only: no parents, no data files, no passphrase
+  // Of the top image's format, and one for any: "parts", files that follow the first one in a row,
+  // as "b:c" ("\:" is a colon within a name).
+  std::map<std::string, std::string> options;
 };
 
 // What an image and, if asked, its parents say of themselves.
 struct ChainEntry {
-  std::string path; // as opened
+  std::string path;  // as opened
   Info info;
 };
 
-// Reads headers only: of `path`, and with `parents` of every layer below it,
-// through the gate.
-Result<std::vector<ChainEntry>>
-ReadChainInfo(const std::string &path, const DiskOptions &options,
-              const Gate &gate, bool parents,
-              std::vector<std::string> *warnings);
+// Reads headers only: of `path`, and with `parents` of every layer below it, through the gate.
+Result<std::vector<ChainEntry>> ReadChainInfo(const std::string& path, const DiskOptions& options,
+                                              const Gate& gate, bool parents,
+                                              std::vector<std::string>* warnings);
 
-// The format that `name` says, or, where it is empty, that the store's first
-// bytes say. kRefused for contents that must not be taken for raw; a warning
-// where it is taken for raw.
-Result<const Format *> ChooseFormat(Store &store, const std::string &name,
-                                    std::vector<std::string> *warnings);
+// The format that `name` says, or, where it is empty, that the store's first bytes say. kRefused
+// for contents that must not be taken for raw; a warning where it is taken for raw.
+Result<const Format*> ChooseFormat(Store& store, const std::string& name,
+                                   std::vector<std::string>* warnings);
 
 class Disk : public Layer {
-public:
-  // Opens `path` and, through the gate, its chain. `path` may be several files
-  // joined by the caller into options (raw parts). Warnings for the user are
-  // appended to `warnings`.
-  static Result<std::unique_ptr<Disk>> Open(const std::string &path,
-                                            const DiskOptions &options,
-                                            const Gate &gate,
-                                            std::vector<std::string> *warnings);
+ public:
+  // Opens `path` and, through the gate, its chain. Warnings for the user are appended to
+  // `warnings`, which may be null.
+  static Result<std::unique_ptr<Disk>> Open(const std::string& path, const DiskOptions& options,
+                                            const Gate& gate, std::vector<std::string>* warnings);
 
-  // A chain of layers that are open already, the top first. For tests and for
+  // A chain of layers that are open already, the top first: 1 to 255 of them. For tests and for
   // new images.
-  static std::unique_ptr<Disk>
-  FromLayers(std::vector<std::unique_ptr<Layer>> layers);
+  static std::unique_ptr<Disk> FromLayers(std::vector<std::unique_ptr<Layer>> layers);
+
+  // The parents of an image that is being made at `image_path` and is to record `reference`: the
+  // chain that starts with that file. The user names it, so the gate's policy is for those below
+  // it; a warning says so where the policy is going to refuse the new image's parent.
+  static Result<std::unique_ptr<Disk>> OpenParents(const std::string& image_path,
+                                                   const Reference& reference,
+                                                   const DiskOptions& options, const Gate& gate,
+                                                   std::vector<std::string>* warnings);
+
+  // Puts `top`, opened at `path`, on top of `parents` (null: none).
+  static std::unique_ptr<Disk> Stack(std::unique_ptr<Layer> top, std::string path,
+                                     std::unique_ptr<Disk> parents);
 
   ~Disk() override;
 
-  // Of the top layer; size is the chain's.
-  const Info &info() const override;
-  Pin Hold() override;
-  // Never answers kParent: what no layer holds is kHole.
+  // Of the top layer.
+  const Info& info() const override { return layers_[0]->info(); }
+  Pin Hold() override { return layers_[0]->Hold(); }
+  // Never answers kParent: what no layer holds is kHole, and so is what lies past the end of a
+  // parent smaller than its child.
   Result<size_t> Map(Range want, std::span<Extent> out) override;
   size_t TryMap(Range want, std::span<Extent> out) override;
   Result<std::unique_ptr<Reservation>> Reserve(Range want) override;
-  Result<std::unique_ptr<Reservation>>
-  ReservePacked(Range units, std::span<const uint32_t> sizes) override;
+  Result<std::unique_ptr<Reservation>> ReservePacked(Range units,
+                                                     std::span<const uint32_t> sizes) override;
   // kHole on a disk with parents that hold something there becomes kZero.
   Result<Range> Discard(Range want, Kind leave) override;
-  Result<> Flush() override;
-  Resizer *resizer() override;
+  Result<> Flush() override { return layers_[0]->Flush(); }
+  // Growing over a longer parent zeroes what would show through.
+  Resizer* resizer() override;
 
   size_t depth() const { return layers_.size(); }
-  Layer &layer(size_t depth) { return *layers_[depth]; }
-  // Path of each layer as opened.
-  const std::string &path(size_t depth) const { return paths_[depth]; }
+  Layer& layer(size_t depth) { return *layers_[depth]; }
+  // Path of each layer as opened; "" for layers that came in open.
+  const std::string& path(size_t depth) const { return paths_[depth]; }
 
-private:
-  Disk() = default;
+ private:
+  class GrowingResizer;
+
+  Disk(std::vector<std::unique_ptr<Layer>> layers, std::vector<std::string> paths);
+  Result<bool> ParentsHold(Range range);
+
   std::vector<std::unique_ptr<Layer>> layers_;
   std::vector<std::string> paths_;
+  std::unique_ptr<GrowingResizer> resizer_;  // null: the top layer cannot be resized
 };
 
-} // namespace platter
+}  // namespace platter

@@ -1,0 +1,78 @@
+// What is in a file, by looking at it.
+//
+// Whoever can write an image's content can choose what probing finds: a guest that owns a raw disk
+// writes a header of its choice into its first sector. So probing is a convenience for files of
+// one's own, never a decision that is made twice: an overlay records its parent's format, and raw
+// by guess keeps such a header from being written (formats/raw/head_guard.h).
+#include <algorithm>
+#include <array>
+
+#include "formats/format.h"
+#include "formats/signatures.h"
+
+namespace platter {
+
+namespace {
+
+// The predicate of ProbeResult::refusal.
+std::string Refusal(const Signature& signature) {
+  constexpr std::string_view kAnyway = "to treat it as raw bytes give -f raw";
+  switch (signature.kind) {
+    case Signature::kImage:
+      return fmt::format("is {}, which is not supported yet; {}", signature.name, kAnyway);
+    case Signature::kCompressed:
+      return fmt::format("is compressed with {}: decompress it first; {}", signature.name, kAnyway);
+    case Signature::kArchive:
+      return fmt::format("is an archive, {}: take the disk image out first; {}", signature.name,
+                         kAnyway);
+    case Signature::kFilesystem:
+      return fmt::format("is an {} file system without a partition table, not a disk; {}",
+                         signature.name, kAnyway);
+  }
+  return {};
+}
+
+Result<bool> IsIso(Store& store, uint64_t size) {
+  std::array<std::byte, 2048> volume;
+  if (size < kIsoVolume + volume.size()) return false;
+  TRY(store.Read(kIsoVolume, Bytes(volume)));
+  return IsIsoVolume(volume);
+}
+
+}  // namespace
+
+Result<ProbeResult> Probe(Store& store) {
+  std::array<std::byte, 4096> head_bytes;
+  std::array<std::byte, 512> tail_bytes;
+  uint64_t size = TRY(store.Size());
+  Bytes head = Bytes(head_bytes).first(std::min<uint64_t>(size, head_bytes.size()));
+  Bytes tail = Bytes(tail_bytes).first(std::min<uint64_t>(size, tail_bytes.size()));
+  TRY(store.Read(0, head));
+  TRY(store.Read(size - tail.size(), tail));
+
+  ProbeResult result;
+  int best = 0;
+  for (const Format* format : AllFormats()) {
+    int sure = format->probe(head, tail, size);
+    if (sure <= best) continue;
+    best = sure;
+    result.format = format;
+  }
+  if (result.format) {
+    if (const Signature* trailer = FindTrailer(tail, size)) {
+      result.note = fmt::format(
+          "its last sector holds the trailer of a {}, which is ignored: a header decides before a "
+          "trailer, and this one says {}",
+          trailer->name, result.format->name);
+    }
+    return result;
+  }
+  if (const Signature* signature = FindSignature(head, tail, size)) {
+    result.refusal = Refusal(*signature);
+  } else if (!HasPartitionTable(head) && TRY(IsIso(store, size))) {
+    result.refusal = Refusal(kIso);
+  }
+  return result;
+}
+
+}  // namespace platter

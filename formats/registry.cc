@@ -1,0 +1,23 @@
+#include "base/bytes.h"
+#include "formats/format.h"
+#include "formats/qcow2/qcow2.h"
+#include "formats/raw/raw.h"
+
+namespace platter {
+
+std::span<const Format* const> AllFormats() {
+  static constexpr const Format* kFormats[] = {&kQcow2Format, &kRawFormat};
+  return kFormats;
+}
+
+Result<const Format*> FindFormat(std::string_view name) {
+  std::string list;
+  for (const Format* format : AllFormats()) {
+    if (format->name == name) return format;
+    list += fmt::format("{}{}", list.empty() ? "" : ", ", format->name);
+  }
+  return Fail(Code::kUnsupported, "format '{}' is not supported; there are: {}", Printable(name),
+              list);
+}
+
+}  // namespace platter

@@ -1,0 +1,172 @@
+// platter check: consistency of an image's metadata, repair, and with --deep of
+// every byte.
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "io/engine/engine.h"
+#include "tools/command.h"
+#include "tools/deep_check.h"
+#include "tools/image_options.h"
+#include "tools/interrupt.h"
+#include "tools/progress.h"
+
+namespace platter {
+namespace {
+
+// qemu-img's exit codes.
+enum ExitCode { kClean = 0, kFailed = 1, kCorrupt = 2, kLeaks = 3, kNoCheck = 63 };
+
+class CheckCommand : public Command {
+ public:
+  std::string_view name() const override { return "check"; }
+  std::string_view summary() const override { return "Check an image, and repair it if asked"; }
+  std::string_view examples() const override {
+    return "  platter check disk.qcow2\n"
+           "  platter check --deep -p disk.qcow2        also read and "
+           "decompress everything\n"
+           "  platter check -r all disk.qcow2\n"
+           "Exit code: 0 consistent, 1 check failed, 2 corruptions, 3 leaks "
+           "only, 63 the format has\n"
+           "nothing to check.\n";
+  }
+
+  void Declare(CLI::App& app) override {
+    image_.Declare(app);
+    app.add_option("-r,--repair", repair_, "Repair 'leaks', or 'all' that can be repaired")
+        ->check(CLI::IsMember({"leaks", "all"}));
+    app.add_flag("--deep", deep_,
+                 "Also read and decompress every cluster and list what cannot be read");
+    app.add_option("--output", output_, "human or json")->check(CLI::IsMember({"human", "json"}));
+    app.add_flag("-p,--progress", progress_.show, "Show progress of --deep");
+    app.add_flag("-q,--quiet", progress_.quiet, "Print errors only");
+    app.add_option("--threads", threads_, "Workers of --deep; default: one for each processor");
+    app.add_option("FILE", path_)->required();
+  }
+
+  int Run(Console& console) override {
+    Result<int> code = Check(console);
+    if (code) return *code;
+    console.Report(code.error());
+    return kFailed;
+  }
+
+ private:
+  Result<int> Check(Console& console) {
+    image_.quiet = progress_.quiet;
+    CheckReport report;
+    std::string format;
+    {
+      DiskOptions options = TRY(image_.ToDiskOptions(!repair_.empty()));
+      std::vector<std::string> warnings;
+      auto store = TRY(Gate::OpenFile(path_, options.file));
+      const Format* found = TRY(ChooseFormat(*store, options.format, &warnings));
+      format = found->name;
+      if (!found->check && !deep_) {
+        console.Err(
+            fmt::format("platter: '{}': {} images have no metadata to "
+                        "check; --deep reads them\n",
+                        Printable(path_, 4096), format));
+        return kNoCheck;
+      }
+      if (found->check) {
+        OpenOptions open;
+        open.writable = options.file.writable;
+        CheckOptions check;
+        check.repair = repair_ == "all"     ? CheckOptions::kAll
+                       : repair_ == "leaks" ? CheckOptions::kLeaks
+                                            : CheckOptions::kNone;
+        report = TRY_AS(fmt::format("{} '{}'", format, Printable(path_, 4096)),
+                        found->check(*store, open, check));
+      }
+    }
+    if (deep_) TRY(Deep(console, report));
+    Print(console, report, format);
+    return ExitFor(report);
+  }
+
+  Result<> Deep(Console& console, CheckReport& report) {
+    auto disk = TRY(image_.Open(path_, false, console));
+    Progress progress;
+    CancelOnInterrupt cancel(progress);
+    ProgressDisplay display(console, progress, progress_);
+    return DeepCheck(*disk, threads_, progress, report);
+  }
+
+  static int ExitFor(const CheckReport& report) {
+    if (report.errors > 0) return kFailed;
+    if (report.corruptions > report.corruptions_fixed) return kCorrupt;
+    return report.leaks > report.leaks_fixed ? kLeaks : kClean;
+  }
+
+  void Print(Console& console, const CheckReport& report, const std::string& format) {
+    if (output_ == "json") return console.Print("{}\n", ToJson(report, format).dump(4));
+    if (progress_.quiet) return;
+    for (const auto& finding : report.findings) {
+      static constexpr const char* kNames[] = {"leak", "corruption", "error"};
+      console.Print("{}: {}{}\n", kNames[finding.kind], finding.text,
+                    finding.fixed ? " (repaired)" : "");
+    }
+    uint64_t left = report.errors + report.corruptions - report.corruptions_fixed + report.leaks -
+                    report.leaks_fixed;
+    if (report.corruptions_fixed + report.leaks_fixed > 0) {
+      console.Print("Repaired {} leaks and {} corruptions.\n", report.leaks_fixed,
+                    report.corruptions_fixed);
+    }
+    if (left == 0) {
+      console.Out("No errors were found on the image.\n");
+    } else {
+      console.Print("{} corruptions, {} leaked clusters, {} errors remain.\n",
+                    report.corruptions - report.corruptions_fixed,
+                    report.leaks - report.leaks_fixed, report.errors);
+    }
+    if (report.total_units > 0) {
+      auto percent = [](uint64_t part, uint64_t whole) {
+        return whole ? 100.0 * static_cast<double>(part) / static_cast<double>(whole) : 0.0;
+      };
+      console.Print(
+          "{}/{} = {:.2f}% allocated, {:.2f}% fragmented, {:.2f}% "
+          "compressed clusters\n",
+          report.allocated_units, report.total_units,
+          percent(report.allocated_units, report.total_units),
+          percent(report.fragmented_units, report.allocated_units),
+          percent(report.compressed_units, report.allocated_units));
+      console.Print("Image end offset: {}\n", report.image_end);
+    }
+  }
+
+  nlohmann::ordered_json ToJson(const CheckReport& report, const std::string& format) {
+    nlohmann::ordered_json json = {
+        {"image-end-offset", report.image_end},
+        {"total-clusters", report.total_units},
+        {"check-errors", report.errors},
+        {"corruptions", report.corruptions - report.corruptions_fixed},
+        {"corruptions-fixed", report.corruptions_fixed},
+        {"leaks", report.leaks - report.leaks_fixed},
+        {"leaks-fixed", report.leaks_fixed},
+        {"allocated-clusters", report.allocated_units},
+        {"fragmented-clusters", report.fragmented_units},
+        {"compressed-clusters", report.compressed_units},
+        {"filename", Printable(path_, 4096)},
+        {"format", format},
+    };
+    json["findings"] = nlohmann::ordered_json::array();
+    for (const auto& finding : report.findings) {
+      static constexpr const char* kNames[] = {"leak", "corruption", "error"};
+      json["findings"].push_back(
+          {{"kind", kNames[finding.kind]}, {"text", finding.text}, {"fixed", finding.fixed}});
+    }
+    return json;
+  }
+
+  ImageOptions image_;
+  std::string path_, repair_, output_ = "human";
+  bool deep_ = false;
+  unsigned threads_ = 0;
+  ProgressOptions progress_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> MakeCheckCommand() { return std::make_unique<CheckCommand>(); }
+
+}  // namespace platter

@@ -1,0 +1,87 @@
+// platter measure: how large the file of a new image will be.
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "tools/command.h"
+#include "tools/image_options.h"
+#include "tools/map_entries.h"
+#include "tools/size.h"
+
+namespace platter {
+namespace {
+
+class MeasureCommand : public Command {
+ public:
+  std::string_view name() const override { return "measure"; }
+  std::string_view summary() const override { return "Calculate the file size of a new image"; }
+  std::string_view examples() const override {
+    return "  platter measure -O qcow2 disk.raw\n"
+           "  platter measure -O qcow2 -o cluster_size=1M --size 4T\n";
+  }
+
+  void Declare(CLI::App& app) override {
+    image_.Declare(app);
+    app.add_option("-O,--target-format", target_format_, "Format of the new image; default raw")
+        ->type_name("FMT");
+    app.add_option("-o,--options", lists_, "Options of the new image")
+        ->type_name("NAME=VALUE")
+        ->allow_extra_args(false);
+    app.add_option("--size", size_text_, "Of an empty disk, instead of FILE")->type_name("SIZE");
+    app.add_option("-l,--snapshot", image_.snapshot, "Of an internal snapshot of FILE")
+        ->type_name("SNAP");
+    app.add_option("--output", output_, "human or json")->check(CLI::IsMember({"human", "json"}));
+    app.add_option("FILE", path_);
+  }
+
+  int Run(Console& console) override {
+    Result<MeasureResult> sizes = Measure(console);
+    if (!sizes) {
+      console.Report(sizes.error());
+      return 1;
+    }
+    if (output_ == "json") {
+      nlohmann::ordered_json json = {{"required", sizes->required},
+                                     {"fully-allocated", sizes->fully_allocated}};
+      if (sizes->bitmaps) json["bitmaps"] = *sizes->bitmaps;
+      console.Print("{}\n", json.dump(4));
+      return 0;
+    }
+    console.Print("required size: {}\nfully allocated size: {}\n", sizes->required,
+                  sizes->fully_allocated);
+    if (sizes->bitmaps) console.Print("bitmaps size: {}\n", *sizes->bitmaps);
+    return 0;
+  }
+
+ private:
+  Result<MeasureResult> Measure(Console& console) {
+    if (path_.empty() == size_text_.empty())
+      return Fail(Code::kOutOfRange, "measure needs either FILE or --size");
+    const Format* format = TRY(FindFormat(target_format_));
+    CreateOptions create;
+    create.options = TRY(ParseOptionList(lists_));
+    if (path_.empty()) {
+      create.size = TRY(ParseSize(size_text_));
+      return format->measure(create, 0, {});
+    }
+    auto disk = TRY(image_.Open(path_, false, console));
+    create.size = disk->info().size;
+    std::vector<Range> data;
+    uint64_t allocated = 0;
+    TRY(ForEachMapEntry(*disk, {0, create.size}, [&](const MapEntry& entry) {
+      if (!entry.data) return;
+      data.push_back(entry.range);
+      allocated += entry.range.length;
+    }));
+    return format->measure(create, allocated, data);
+  }
+
+  ImageOptions image_;
+  std::vector<std::string> lists_;
+  std::string path_, target_format_ = "raw", size_text_, output_ = "human";
+};
+
+}  // namespace
+
+std::unique_ptr<Command> MakeMeasureCommand() { return std::make_unique<MeasureCommand>(); }
+
+}  // namespace platter

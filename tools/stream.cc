@@ -1,0 +1,183 @@
+#include "tools/stream.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+
+#include "io/buffer.h"
+#include "io/store.h"
+#include "tools/scan.h"
+
+namespace platter {
+namespace {
+
+Result<> WriteAll(int fd, ConstBytes bytes) {
+  while (!bytes.empty()) {
+    ssize_t written = write(fd, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return FailErrno(errno, "writing to the output stream");
+    bytes = bytes.subspan(static_cast<size_t>(written));
+  }
+  return {};
+}
+
+// Fills `into` unless the stream ends; returns how much came.
+Result<size_t> ReadUpTo(int fd, Bytes into) {
+  size_t filled = 0;
+  while (filled < into.size()) {
+    ssize_t count = read(fd, into.data() + filled, into.size() - filled);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return FailErrno(errno, "reading the input stream");
+    if (count == 0) break;
+    filled += static_cast<size_t>(count);
+  }
+  return filled;
+}
+
+// The bytes of a buffer as a Store, for reading.
+class BufferStore : public Store {
+ public:
+  explicit BufferStore(ConstBytes bytes) : bytes_(bytes) {}
+  Caps caps() const override { return {}; }
+  const std::string& name() const override { return name_; }
+  bool writable() const override { return false; }
+  Result<uint64_t> Size() const override { return bytes_.size(); }
+  using Store::Read;
+  using Store::Write;
+  Result<> Read(uint64_t at, std::span<const iovec> into) override {
+    for (const iovec& part : into) {
+      if (!FitsIn(at, part.iov_len, bytes_.size()))
+        return Fail(Code::kOutOfRange, "read past the input window");
+      std::memcpy(part.iov_base, bytes_.data() + at, part.iov_len);
+      at += part.iov_len;
+    }
+    return {};
+  }
+  Result<> Write(uint64_t, std::span<const iovec>) override { return ReadOnly(); }
+  Result<> Zero(Range, bool) override { return ReadOnly(); }
+  Result<> Sync() override { return {}; }
+  Result<> Resize(uint64_t) override { return ReadOnly(); }
+  Result<> Allocate(Range) override { return ReadOnly(); }
+  Result<Run> FindRun(uint64_t at) override { return Run{bytes_.size() - at, true}; }
+
+ private:
+  static Result<> ReadOnly() { return Fail(Code::kReadOnly, "an input stream is for reading"); }
+  const ConstBytes bytes_;
+  const std::string name_ = "input stream";
+};
+
+// A disk that is known only in one window: what has just come through the pipe.
+class WindowLayer : public Layer {
+ public:
+  WindowLayer(uint64_t offset, ConstBytes bytes) : offset_(offset), store_(bytes) {
+    info_.format = "raw";
+    info_.size = offset + bytes.size();
+  }
+  const Info& info() const override { return info_; }
+  Pin Hold() override { return {}; }
+  Result<size_t> Map(Range want, std::span<Extent> out) override {
+    if (want.empty() || want.offset < offset_ || want.end() > info_.size) {
+      return Fail(Code::kOutOfRange, "the input stream has gone past byte {}", want.offset);
+    }
+    out[0] = {.guest = want,
+              .kind = Kind::kData,
+              .store = &store_,
+              .host = {want.offset - offset_, want.length},
+              .codec = {}};
+    return 1;
+  }
+  Result<std::unique_ptr<Reservation>> Reserve(Range) override {
+    return Fail(Code::kReadOnly, "an input stream is for reading");
+  }
+  Result<Range> Discard(Range, Kind) override {
+    return Fail(Code::kReadOnly, "an input stream is for reading");
+  }
+  Result<> Flush() override { return {}; }
+
+ private:
+  const uint64_t offset_;
+  BufferStore store_;
+  Info info_;
+};
+
+}  // namespace
+
+Result<> ExportRaw(Layer& from, int fd, unsigned threads, Progress& progress) {
+  static const std::vector<std::byte> kZeros(1 << 20);
+  ScanOptions options{.threads = threads, .progress = &progress};
+  return Scan(from, options, [&](const ScanChunk& chunk) -> Result<ScanFinish> {
+    uint64_t length = chunk.range.length;
+    if (chunk.zero) {
+      return ScanFinish([&progress, fd, length]() -> Result<> {
+        for (uint64_t left = length; left > 0;) {
+          if (progress.cancel) return Fail(Code::kRefused, "cancelled");
+          uint64_t step = std::min<uint64_t>(left, kZeros.size());
+          TRY(WriteAll(fd, std::span(kZeros).first(step)));
+          left -= step;
+        }
+        return {};
+      });
+    }
+    auto buffer = std::make_shared<Buffer>(length);
+    TRY(Read(from, chunk.range.offset, buffer->bytes()));
+    return ScanFinish([fd, buffer] { return WriteAll(fd, buffer->bytes()); });
+  });
+}
+
+Result<uint64_t> ImportRaw(int fd, Layer& to, const CopyOptions& options) {
+  constexpr size_t kWindow = 32 << 20;
+  Resizer* resizer = to.resizer();
+  if (!resizer)
+    return Fail(Code::kUnsupported, "{} images cannot grow with an input stream", to.info().format);
+  Buffer window(kWindow);
+  uint64_t at = 0;
+  while (true) {
+    size_t count = TRY(ReadUpTo(fd, window.bytes()));
+    if (count == 0) break;
+    if (at + count > to.info().size) {
+      // Doubling keeps the number of resizes small; the surplus is cut at the
+      // end.
+      TRY(resizer->Resize(std::max(to.info().size * 2, RoundUp(at + count, kWindow)),
+                          Preallocation::kOff));
+    }
+    WindowLayer source(at, window.bytes().first(count));
+    TRY(Copy(source, to, {at, count}, options));
+    at += count;
+  }
+  TRY(resizer->Resize(at, Preallocation::kOff));
+  return at;
+}
+
+Result<> CopyFileTo(const std::string& path, int fd) {
+  int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return FailErrno(errno, "open '{}'", Printable(path, 4096));
+  Buffer buffer(1 << 20);
+  Result<> result;
+  while (result) {
+    Result<size_t> count = ReadUpTo(file, buffer.bytes());
+    if (!count) result = std::unexpected(std::move(count.error()));
+    if (!count || *count == 0) break;
+    result = WriteAll(fd, std::as_const(buffer).bytes().first(*count));
+  }
+  close(file);
+  return result;
+}
+
+Result<std::string> SpoolToFile(int fd) {
+  const char* directory = std::getenv("TMPDIR");
+  int spool = open(directory ? directory : "/var/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+  if (spool < 0)
+    return FailErrno(errno, "making a temporary file in {} for the input stream",
+                     directory ? directory : "/var/tmp");
+  Buffer buffer(1 << 20);
+  while (true) {
+    size_t count = TRY(ReadUpTo(fd, buffer.bytes()));
+    if (count == 0) return fmt::format("/proc/self/fd/{}", spool);
+    TRY(WriteAll(spool, std::as_const(buffer).bytes().first(count)));
+  }
+}
+
+}  // namespace platter

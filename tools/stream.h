@@ -1,0 +1,27 @@
+// Pipes: raw bytes from standard input into an image, and from an image to
+// standard output.
+#pragma once
+
+#include <string>
+
+#include "io/engine/engine.h"
+
+namespace platter {
+
+// Writes all guest bytes to `fd` in order, holes as zeros. Reading is parallel.
+Result<> ExportRaw(Layer& from, int fd, unsigned threads, Progress& progress);
+
+// Reads `fd` to its end into `to` from its first byte on, growing the disk as
+// needed and cutting it to what came. Returns the number of bytes. `to` offers
+// a Resizer.
+Result<uint64_t> ImportRaw(int fd, Layer& to, const CopyOptions& options);
+
+// Copies all of a file to `fd`.
+Result<> CopyFileTo(const std::string& path, int fd);
+
+// Writes standard input, or whatever `fd` is, to an unlinked temporary file (in
+// TMPDIR) and returns a path that opens it (/proc/self/fd/N); for formats that
+// need to seek.
+Result<std::string> SpoolToFile(int fd);
+
+}  // namespace platter
