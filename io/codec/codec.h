@@ -1,6 +1,5 @@
-// Compression of packed units: span to span, no I/O. Which library does what: ISA-L inflates and
-// deflates (levels 1-8 of ours map to its 0-3; it honours a 4 KiB window), zlib deflates at level 9
-// where size matters more than time, libzstd does zstd.
+// Compression of packed units: span to span, no I/O. Deflate is written by ISA-L at levels 1 to 3,
+// by an encoder of our own at 4 to 8 and by zlib at 9, and read by ISA-L; zstd is libzstd's.
 #pragma once
 
 #include <memory>

@@ -1,7 +1,7 @@
-// Deflate by two libraries: ISA-L for speed (some ten times zlib's at a like ratio), zlib for the
-// highest level, where size matters more than time.
+// Deflate by ISA-L where speed counts most (levels 1 to 3, and all decoding), by zlib where size
+// does (level 9), by our own encoder in between (deflate_encoder.cc).
 //
-// What we write for qcow2 has no match further back than 4 KiB (window_bits 12): both encoders are
+// What we write for qcow2 has no match further back than 4 KiB (window_bits 12): all encoders are
 // told so, and the tests check every stream byte by byte with a decoder that remembers no more
 // than 4 KiB. A decoder given the whole unit at once would never notice: it finds the far bytes in
 // its output buffer.
@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "io/codec/deflate_encoder.h"
 
 namespace platter::internal {
 namespace {
@@ -144,16 +145,21 @@ Result<std::unique_ptr<Compressor>> MakeDeflate(const Compressor::Options& optio
     return Fail(Code::kOutOfRange, "deflate window of {} bits is not in 9..15",
                 options.window_bits);
   }
-  constexpr int kDefaultLevel = 5;
-  int level = options.level == 0 ? kDefaultLevel : options.level;
-  if (level == 9) {
-    auto zlib = std::make_unique<ZlibDeflate>();
-    TRY(zlib->Init(options, 9));
-    return zlib;
+  switch (options.level) {
+    case 1:
+    case 2:
+    case 3: return std::make_unique<IsalDeflate>(options, static_cast<uint32_t>(options.level));
+    case 0:  // the default
+    case 4: return MakeDeflateEncoder(options, Effort::kGreedy);
+    case 5:
+    case 6: return MakeDeflateEncoder(options, Effort::kLazy);
+    case 7:
+    case 8: return MakeDeflateEncoder(options, Effort::kThorough);
+    default: break;
   }
-  // Ours to ISA-L's. Its level 0 (fixed tables) gains little speed and loses 15 % in size.
-  constexpr std::array<uint32_t, 9> kIsalLevel = {0, 1, 1, 2, 2, 3, 3, 3, 3};
-  return std::make_unique<IsalDeflate>(options, kIsalLevel[static_cast<size_t>(level)]);
+  auto zlib = std::make_unique<ZlibDeflate>();
+  TRY(zlib->Init(options, 9));
+  return zlib;
 }
 
 Result<size_t> Inflate(ConstBytes from, Bytes into) {
