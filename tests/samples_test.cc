@@ -109,7 +109,8 @@ class SampleTest : public testing::Test {
     auto disk = Disk::Open(path, options, Gate({}), &warnings);
     if (!supported) {
       ASSERT_FALSE(disk) << row_.format << " was taken for " << (*disk)->info().format;
-      EXPECT_EQ(disk.error().code(), Code::kUnsupported) << disk.error().text();
+      EXPECT_NE(disk.error().text().find("not supported"), std::string::npos)
+          << disk.error().text();
       return;
     }
     ASSERT_TRUE(disk) << disk.error().text();
