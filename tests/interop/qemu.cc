@@ -14,7 +14,10 @@ TempFolder::TempFolder() {
   path_ = mkdtemp(name.data());
 }
 
-TempFolder::~TempFolder() { std::filesystem::remove_all(path_); }
+TempFolder::~TempFolder() {
+  if (std::getenv("PLATTER_KEEP_FOLDERS")) return;  // to look at what a failed test left
+  std::filesystem::remove_all(path_);
+}
 
 Outcome Shell(const std::string& command) {
   Outcome outcome{-1, {}};
