@@ -241,8 +241,9 @@ TEST_P(OptionsTest, TheirsIsReadByUs) {
       set_.parent_size > 0 ? " -b " + parent_name() + " -F " + set_.parent_format : "";
   MustRun("cd " + folder_.File("") + " && qemu-img create -q -f qcow2" + Object() + "-o " +
           options + backing + " " + image() + " " + std::to_string(set_.size));
-  std::string output = MustRun("qemu-io" + Object() + CompressedWrites() + PlainWrites() +
-                               " --image-opts " + ImageOptions());
+  std::string commands = CompressedWrites();
+  commands += PlainWrites();
+  std::string output = MustRun("qemu-io" + Object() + commands + " --image-opts " + ImageOptions());
   ASSERT_EQ(output.find("failed"), std::string::npos) << output;
   WeReadTheModel();
 }
