@@ -66,6 +66,11 @@ Result<> Allocator::CoverLastCluster() {
   return GrowFileLocked(end_);
 }
 
+Result<> Allocator::Cover(Range host) {
+  std::lock_guard lock(mutex_);
+  return GrowFileLocked(DivideUp(host.end(), cluster_size_));
+}
+
 Result<Clusters> Allocator::Allocate(uint64_t most) {
   std::lock_guard lock(mutex_);
   return AllocateLocked(most);
@@ -129,15 +134,34 @@ Result<Clusters> Allocator::AppendLocked(uint64_t most) {
 }
 
 Result<Clusters> Allocator::AppendTogetherLocked(uint64_t count) {
-  if (end_ + count + BlocksMissing(end_, count) > refcounts_.limit()) {
-    TRY(GrowTableLocked(count));
+  uint64_t blocks = 0;
+  while (true) {
+    blocks = BlocksMissing(end_, count);
+    if (end_ + count + blocks > refcounts_.limit()) {
+      TRY(GrowTableLocked(count));
+      continue;
+    }
+    uint64_t used = TRY(LastUsedInLocked({end_, count + blocks}));
+    if (used == 0) break;
+    end_ = used + 1;
   }
   Clusters run{end_, count};
-  uint64_t blocks = BlocksMissing(end_, count);
   run.zeroed = run.first >= untouched_;
   TRY(PrepareLocked(run, blocks));
   TRY(PlaceLocked(run, blocks));
   return run;
+}
+
+// The last cluster of `run` that is counted already, 0 if none is. A crash of another program may
+// have left such behind the end of the file, or preallocated clusters that were never written.
+Result<uint64_t> Allocator::LastUsedInLocked(Clusters run) {
+  uint64_t last = 0;
+  for (uint64_t at = run.first, next = 0; at < run.end(); at = next) {
+    Clusters free = TRY(refcounts_.FindFree(at, run.end(), next));
+    if (TRY(refcounts_.Block(at)) == 0) continue;
+    if (free.first > at || free.count == 0) last = free.first - 1;
+  }
+  return last;
 }
 
 // How many refcount blocks have to be made, right behind them, for `count` clusters from `first` on
@@ -188,8 +212,9 @@ Result<> Allocator::PlaceLocked(Clusters run, uint64_t blocks) {
   return refcounts_.Fill(all, 1);
 }
 
-// A larger refcount table at the end of the file, which can speak of `more` clusters behind itself.
-Result<> Allocator::GrowTableLocked(uint64_t more) {
+// How many clusters the refcount table at end_ takes that can speak of itself, its blocks and `more`
+// clusters behind them.
+Result<uint64_t> Allocator::LargerTableLocked(uint64_t more) const {
   const uint64_t per_cluster = cluster_size_ / sizeof(uint64_t);
   const uint64_t most = kMaxRefcountTableBytes >> cluster_bits_;
   auto covers = [&](uint64_t clusters) {
@@ -197,18 +222,30 @@ Result<> Allocator::GrowTableLocked(uint64_t more) {
     // One block more than needed: those that follow make their own.
     return (end_ + all + blocks) / refcounts_.per_block() + 1 < clusters * per_cluster;
   };
-  uint64_t old_count = refcounts_.table().size() / per_cluster;
-  uint64_t count = std::min(std::max(old_count + 1, old_count * 3 / 2), most);
+  uint64_t old = refcounts_.table().size() / per_cluster;
+  uint64_t count = std::max(old + 1, std::min(old * 3 / 2, most));
   while (count < most && !covers(count)) ++count;
-  if (count > most || !covers(count)) {
-    return Fail(Code::kNoSpace, "the refcount table would be larger than {} bytes",
-                kMaxRefcountTableBytes);
-  }
-  Clusters old_table{refcounts_.table().offset() >> cluster_bits_, old_count}, run{end_, count};
-  uint64_t blocks = BlocksMissing(run.first, run.count);
+  if (count <= most && covers(count)) return count;
+  return Fail(Code::kNoSpace, "the refcount table would be larger than {} bytes",
+              kMaxRefcountTableBytes);
+}
+
+// Moves the refcount table to the end of the file, where it gets room for `more` clusters.
+Result<> Allocator::GrowTableLocked(uint64_t more) {
+  Clusters run;
+  uint64_t blocks = 0, used = 0;
+  do {
+    run = {.first = end_, .count = TRY(LargerTableLocked(more))};
+    blocks = BlocksMissing(run.first, run.count);
+    used = TRY(LastUsedInLocked({.first = run.first, .count = run.count + blocks}));
+    if (used != 0) end_ = used + 1;
+  } while (used != 0);
+  const EntryTable& table = refcounts_.table();
+  Clusters old{.first = table.offset() >> cluster_bits_,
+               .count = (table.size() * sizeof(uint64_t)) >> cluster_bits_};
   TRY(PrepareLocked(run, blocks));
   refcounts_.MoveTable(run);
-  old_tables_.push_back(old_table);
+  old_tables_.push_back(old);
   return PlaceLocked(run, blocks);
 }
 
@@ -323,6 +360,7 @@ Result<> Allocator::DropOneLocked(uint64_t cluster, Clusters& freed) {
 }
 
 void Allocator::AddFreeLocked(Clusters run) {
+  if (run.first >= end_) return;  // counted past the end, by another program
   auto after = free_.upper_bound(run.first);
   if (after != free_.begin()) {
     auto before = std::prev(after);

@@ -38,6 +38,8 @@ class Allocator {
 
   // Before the first write: a last cluster that the file holds in part only is made whole.
   Result<> CoverLastCluster();
+  // The file reaches to the end of `host`, an allocated cluster that was never written.
+  Result<> Cover(Range host);
 
   // A run of at least one and at most `most` clusters, each with refcount 1.
   Result<Clusters> Allocate(uint64_t most);
@@ -87,6 +89,7 @@ class Allocator {
 
   uint64_t Offset(uint64_t cluster) const { return cluster << cluster_bits_; }
   Result<uint64_t> LastUsedLocked();
+  Result<uint64_t> LastUsedInLocked(Clusters run);
   Result<> ScanLocked();
   Result<Clusters> AllocateLocked(uint64_t most);
   Result<Clusters> TakeFreeLocked(uint64_t most, uint64_t least);
@@ -95,6 +98,7 @@ class Allocator {
   uint64_t BlocksMissing(uint64_t first, uint64_t count) const;
   Result<> PrepareLocked(Clusters run, uint64_t blocks);
   Result<> PlaceLocked(Clusters run, uint64_t blocks);
+  Result<uint64_t> LargerTableLocked(uint64_t more) const;
   Result<> GrowTableLocked(uint64_t more);
   Result<> GrowFileLocked(uint64_t clusters);
   Result<> DropLocked(Clusters run, bool punch);

@@ -24,9 +24,11 @@ Result<> Qcow2Layer::Flush() {
 
 // No lock is held, but maybe ranges.
 Result<> Qcow2Layer::FlushIfCrowded() {
-  if (l2_.dirty_bytes() <= kMostDirty && !allocator_->crowded()) return {};
+  auto crowded = [&] { return l2_.dirty_bytes() > kMostDirty || allocator_->crowded(); };
+  if (!crowded()) return {};
   std::lock_guard flush(flush_mutex_);
-  return FlushLocked();
+  // Somebody may have done it while we waited.
+  return crowded() ? FlushLocked() : Result<>();
 }
 
 // Under flush_mutex_.

@@ -356,6 +356,27 @@ TEST_F(Qcow2LayerTest, SpaceCalledFreeThatHoldsTablesIsNotGivenOut) {
   EXPECT_NE(written.error().text().find("L1 table"), std::string::npos) << written.error().text();
 }
 
+TEST_F(Qcow2LayerTest, PreallocatedSpacePastTheEndOfTheFileIsItsOwners) {
+  Qemu("qemu-img create -q -f qcow2 a 1M && qemu-io -c 'write -P 7 0 64k' -c 'write -P 8 64k 64k' a");
+  const uint64_t l1 = Peek("a", 40), l2 = Peek("a", l1) & kOffsetMask;
+  const uint64_t second = Peek("a", l2 + 8);
+  // The second cluster becomes zeros with space, which the file does not reach any more.
+  Poke("a", l2 + 8, second | kZeroFlag);
+  std::filesystem::resize_file(Path("a"), second & kOffsetMask);
+  Contents disk(1048576);
+  std::fill_n(disk.begin(), 65536, std::byte{7});
+  auto layer = Open("a");
+  Contents bytes(65536, std::byte{9});
+  ASSERT_TRUE(Write(*layer, 131072, ConstBytes(bytes)));
+  ASSERT_TRUE(Write(*layer, 65536 + 100, ConstBytes(bytes).first(1000)));
+  layer.reset();
+  std::fill_n(disk.begin() + 131072, 65536, std::byte{9});
+  std::fill_n(disk.begin() + 65536 + 100, 1000, std::byte{9});
+  ExpectReads("a", disk);
+  ExpectQemuReads("a", disk);
+  ExpectClean("a", "past the end");
+}
+
 TEST_F(Qcow2LayerTest, RefcountTableGrows) {
   // A table cluster of 512 bytes names 64 blocks of 64 clusters: 2 MiB.
   Qemu("qemu-img create -q -f qcow2 -o cluster_size=512,refcount_bits=64 a 12M");

@@ -88,7 +88,11 @@ Result<> Qcow2Layer::CheckOld(const Cluster& cluster, bool stays) {
   if (host.empty()) return {};
   if (stays) {
     std::string what = metadata_.Find(host);
-    if (what.empty()) return {};
+    if (what.empty() && host.end() <= DataEnd()) return {};
+    if (what.empty() && cluster.allocated == 0 && TRY(allocator_->Refcount(host.offset)) > 0) {
+      return allocator_->Cover(host);
+    }
+    if (what.empty()) what = "nothing: it lies past the end of the file";
     return Fail(Code::kCorrupt, "an L2 entry names the cluster at {:#x}, which holds {}",
                 host.offset, what);
   }
