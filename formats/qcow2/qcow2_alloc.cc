@@ -9,13 +9,13 @@
 namespace platter::qcow2 {
 
 namespace {
-constexpr size_t kMostFreeRuns = 4096;    // in memory; more are found again by looking
-constexpr size_t kRunsTried = 64;         // for one request
-constexpr uint64_t kGoodRun = 16;         // clusters: a shorter run is not worth a larger request
-constexpr uint64_t kGrowBytes = kMiB;     // of the file, at least
-constexpr size_t kMostRetired = 65536;    // runs, before a flush is asked for
-constexpr size_t kMostDirty = 4 * kMiB;   // bytes of refcount blocks, likewise
-constexpr uint64_t kMostHostBits = 56;    // no L2 entry can name more
+constexpr size_t kMostFreeRuns = 4096;   // in memory; more are found again by looking
+constexpr size_t kRunsTried = 64;        // for one request
+constexpr uint64_t kGoodRun = 16;        // clusters: a shorter run is not worth a larger request
+constexpr uint64_t kGrowBytes = kMiB;    // of the file, at least
+constexpr size_t kMostRetired = 65536;   // runs, before a flush is asked for
+constexpr size_t kMostDirty = 4 * kMiB;  // bytes of refcount blocks, likewise
+constexpr uint64_t kMostHostBits = 56;   // no L2 entry can name more
 }  // namespace
 
 Allocator::Allocator(Store& file, const Header& header, PinSet& pins, MetadataMap& metadata)
@@ -168,7 +168,7 @@ Result<uint64_t> Allocator::LastUsedInLocked(Clusters run) {
 // and for the blocks themselves.
 uint64_t Allocator::BlocksMissing(uint64_t first, uint64_t count) const {
   const uint64_t per_block = refcounts_.per_block();
-  for (uint64_t blocks = 0;; ) {
+  for (uint64_t blocks = 0;;) {
     uint64_t last = (first + count + blocks - 1) / per_block, missing = 0;
     for (uint64_t index = first / per_block; index <= last; ++index) {
       if (index >= refcounts_.table().size() || refcounts_.table()[index] == 0) ++missing;
@@ -178,8 +178,8 @@ uint64_t Allocator::BlocksMissing(uint64_t first, uint64_t count) const {
   }
 }
 
-// Everything that can fail before `run`, which begins at end_, and the refcount blocks behind it are
-// taken: PlaceLocked then finds the blocks that are there in memory.
+// Everything that can fail before `run`, which begins at end_, and the refcount blocks behind it
+// are taken: PlaceLocked then finds the blocks that are there in memory.
 Result<> Allocator::PrepareLocked(Clusters run, uint64_t blocks) {
   Clusters all{run.first, run.count + blocks};
   Range host{Offset(all.first), Offset(all.count)};
@@ -212,8 +212,8 @@ Result<> Allocator::PlaceLocked(Clusters run, uint64_t blocks) {
   return refcounts_.Fill(all, 1);
 }
 
-// How many clusters the refcount table at end_ takes that can speak of itself, its blocks and `more`
-// clusters behind them.
+// How many clusters the refcount table at end_ takes that can speak of itself, its blocks and
+// `more` clusters behind them.
 Result<uint64_t> Allocator::LargerTableLocked(uint64_t more) const {
   const uint64_t per_cluster = cluster_size_ / sizeof(uint64_t);
   const uint64_t most = kMaxRefcountTableBytes >> cluster_bits_;

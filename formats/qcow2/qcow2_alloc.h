@@ -117,14 +117,14 @@ class Allocator {
   // other lock is taken under it but those of the table cache and the metadata map.
   mutable Mutex mutex_;
   Refcounts refcounts_;
-  uint64_t end_ = 0;   // clusters: from here on all are free
-  uint64_t untouched_ = 0;  // clusters: from here on the file has never held anything
-  uint64_t scan_ = 0;  // clusters: from here to end_ free ones may be unknown
+  uint64_t end_ = 0;                   // clusters: from here on all are free
+  uint64_t untouched_ = 0;             // clusters: from here on the file has never held anything
+  uint64_t scan_ = 0;                  // clusters: from here to end_ free ones may be unknown
   std::map<uint64_t, uint64_t> free_;  // free runs: first cluster, count
   std::deque<Retired> retired_;
   std::vector<Clusters> old_tables_;  // refcount tables that the header may still name
-  uint64_t packed_at_ = 0;  // bytes: where the next packed unit may continue; 0: nowhere
-  uint64_t opened_size_ = 0;  // bytes: of the file, when we began
+  uint64_t packed_at_ = 0;            // bytes: where the next packed unit may continue; 0: nowhere
+  uint64_t opened_size_ = 0;          // bytes: of the file, when we began
   std::atomic<uint64_t> file_size_{0};
 };
 

@@ -87,8 +87,8 @@ testing::AssertionResult ReadsAs(const Configuration& configuration, Store& disk
 
 void CutPower(const Configuration& configuration, uint64_t seed, int operations) {
   MemoryStore image, guest_data;
-  auto created = CreateImage(configuration, image,
-                             configuration.has_data_file() ? &guest_data : nullptr);
+  auto created =
+      CreateImage(configuration, image, configuration.has_data_file() ? &guest_data : nullptr);
   ASSERT_TRUE(created) << created.error().text();
   CrashRecorder recorder;
   auto disk = recorder.NewStore(image), data = recorder.NewStore(guest_data);
@@ -108,7 +108,8 @@ void CutPower(const Configuration& configuration, uint64_t seed, int operations)
   history.Add(recorder.boundary(), true, bytes);
   for (uint64_t cut = 0; cut <= recorder.boundary(); ++cut) {
     for (uint64_t variant = 0; variant < 4; ++variant) {
-      auto disk_after = recorder.Crash(cut, variant, 0), data_after = recorder.Crash(cut, variant, 1);
+      auto disk_after = recorder.Crash(cut, variant, 0),
+           data_after = recorder.Crash(cut, variant, 1);
       ASSERT_TRUE(ReadsAs(configuration, *disk_after, data_after.get(), cut, history))
           << configuration.name << ", seed " << seed << ", power cut after event " << cut << " of "
           << recorder.boundary() << ", variant " << variant;
@@ -129,8 +130,8 @@ TEST_P(Qcow2Crash, PowerCut) {
 // discard has left.
 void FailCall(const Configuration& configuration, uint64_t k, bool& fired) {
   MemoryStore image, guest_data;
-  auto created = CreateImage(configuration, image,
-                             configuration.has_data_file() ? &guest_data : nullptr);
+  auto created =
+      CreateImage(configuration, image, configuration.has_data_file() ? &guest_data : nullptr);
   ASSERT_TRUE(created) << created.error().text();
   std::vector<std::byte> bytes = InitialBytes(SubjectOf(configuration));
   const Range all{0, configuration.size};
@@ -177,8 +178,8 @@ TEST_P(Qcow2Crash, ReadFault) {
   bool fired = true;
   for (uint64_t k = 0; fired; ++k) {
     MemoryStore image, guest_data;
-    auto created = CreateImage(configuration, image,
-                               configuration.has_data_file() ? &guest_data : nullptr);
+    auto created =
+        CreateImage(configuration, image, configuration.has_data_file() ? &guest_data : nullptr);
     ASSERT_TRUE(created) << created.error().text();
     std::vector<std::byte> bytes = InitialBytes(SubjectOf(configuration));
     FaultPlan plan(k, FaultPlan::kRead);
@@ -221,7 +222,8 @@ TEST_P(Qcow2Crash, ReadFault) {
 INSTANTIATE_TEST_SUITE_P(Configurations, Qcow2Crash, testing::ValuesIn(Cases()),
                          [](const auto& info) {
                            std::string name = info.param.name;
-                           for (char& c : name) c = isalnum(static_cast<unsigned char>(c)) ? c : '_';
+                           for (char& c : name)
+                             c = isalnum(static_cast<unsigned char>(c)) ? c : '_';
                            return name;
                          });
 

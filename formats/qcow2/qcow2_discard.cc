@@ -83,7 +83,8 @@ Result<Range> Qcow2Layer::DiscardInSlice(Range part, Kind leave) {
     uint32_t bits = count >= 32 ? ~uint32_t{0} : (uint32_t{1} << count) - 1;
     if (!format_.extended_l2()) bits = ~uint32_t{0};
     L2Entry entry = DiscardedEntry(old, bits << (here.offset - start) / unit, leave);
-    bool keeps = (entry.descriptor & kOffsetMask) != 0 || (placed() && (entry.descriptor & kCopied));
+    bool keeps =
+        (entry.descriptor & kOffsetMask) != 0 || (placed() && (entry.descriptor & kCopied));
     if (Range host = HostOf(old); !keeps && !host.empty()) {
       TRY(CheckOld(old, false));
       gone.push_back(host);

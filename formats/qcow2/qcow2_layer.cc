@@ -131,7 +131,8 @@ Result<> Qcow2Layer::MarkBitmapsInUse() {
   for (const Bitmap& bitmap : bitmaps_) {
     if (bitmap.info.enabled && !bitmap.info.in_use) {
       be32 flags = bitmap.flags | kBitmapInUse;
-      TRY_AS("bitmap directory", file_->Write(at + offsetof(DiskBitmapEntry, flags), AsBytes(flags)));
+      TRY_AS("bitmap directory",
+             file_->Write(at + offsetof(DiskBitmapEntry, flags), AsBytes(flags)));
       changed = true;
     }
     at += RoundUp(sizeof(DiskBitmapEntry) + bitmap.extra.size() + bitmap.info.name.size(), 8);

@@ -42,9 +42,10 @@
 // any more and no Pin can see them (Allocator::Settle).
 //
 // A writer that stalls between Map and its write in place, while the bytes are discarded and
-// reserved anew, may write late. Into a retired cluster: nobody reads it. Into the same place, which
-// is used again at once where place and guest address belong together (subclusters, preallocated
-// zero clusters, data files): then it overlapped in time with the later write, and either may win.
+// reserved anew, may write late. Into a retired cluster: nobody reads it. Into the same place,
+// which is used again at once where place and guest address belong together (subclusters,
+// preallocated zero clusters, data files): then it overlapped in time with the later write, and
+// either may win.
 //
 // Until the first Reserve, Discard or Resize nothing is writable, whatever its entry says: that
 // call is the place where the image learns that it is being changed (BeginWriting): unknown
@@ -64,7 +65,8 @@
 //      Sync, header               (only if the table moved) a new table is whole before it is named
 //   4. Sync                       guest data and everything counted is there ...
 //   5. L2 slices                  ... before it is named
-//   6. Sync, L1                   (only if L1 changed) new L2 tables are whole before they are named
+//   6. Sync, L1                   (only if L1 changed) new L2 tables are whole before they are
+//   named
 //   7. Sync                       now what was unlinked is unlinked, and Settle may free it
 //
 // So at each moment what is named on disk is there and counted at least as often as it is named. A
@@ -154,7 +156,7 @@ class Qcow2Layer final : public Layer, public Resizer {
   };
   // Why a lookup stopped.
   struct Stop {
-    uint64_t missing = 0;  // offset of a slice that is not in memory ...
+    uint64_t missing = 0;   // offset of a slice that is not in memory ...
     uint64_t l1_index = 0;  // ... and who names it
     bool past_end = false;  // the failure is about the end of the file, as far as we know it
     std::optional<Error> failure;
@@ -276,10 +278,10 @@ class Qcow2Layer final : public Layer, public Resizer {
   PinSet pins_;
   RangeLock ranges_;
   Mutex create_mutex_;
-  Mutex flush_mutex_;    // guards header_, durable_
-  Header header_;        // as it is on disk
-  uint64_t durable_ = 0;  // number of the last flush that succeeded
-  std::atomic<bool> writing_{false};  // BeginWriting is done
+  Mutex flush_mutex_;                  // guards header_, durable_
+  Header header_;                      // as it is on disk
+  uint64_t durable_ = 0;               // number of the last flush that succeeded
+  std::atomic<bool> writing_{false};   // BeginWriting is done
   std::atomic<uint64_t> data_end_{0};  // bytes: end of the store of guest data, if nothing grows it
   MetadataMap metadata_;
   std::unique_ptr<Allocator> allocator_;  // of a writable layer

@@ -110,9 +110,7 @@ void WriteAbout(Layer& layer, Contents& disk, uint64_t seed, int operations, uin
         done = Zero(layer, {at, length}, random.OneIn(2));
         std::fill_n(disk.begin() + static_cast<ptrdiff_t>(at), length, std::byte{0});
         break;
-      case 1:
-        done = layer.Flush();
-        break;
+      case 1: done = layer.Flush(); break;
       default: {
         Contents bytes = Pattern(random, length);
         done = Write(layer, at, ConstBytes(bytes));
@@ -125,17 +123,25 @@ void WriteAbout(Layer& layer, Contents& disk, uint64_t seed, int operations, uin
 
 TEST_F(Qcow2LayerTest, ReadsWhatQemuWrites) {
   const char* options[] = {
-      "compat=0.10",          "compat=1.1",          "cluster_size=512",
-      "cluster_size=2M",      "refcount_bits=1",     "refcount_bits=64",
-      "extended_l2=on",       "lazy_refcounts=on",   "preallocation=metadata",
-      "data_file=data.raw",   "data_file=data2.raw,data_file_raw=on",
+      "compat=0.10",
+      "compat=1.1",
+      "cluster_size=512",
+      "cluster_size=2M",
+      "refcount_bits=1",
+      "refcount_bits=64",
+      "extended_l2=on",
+      "lazy_refcounts=on",
+      "preallocation=metadata",
+      "data_file=data.raw",
+      "data_file=data2.raw,data_file_raw=on",
       "extended_l2=on,cluster_size=16k,data_file=data3.raw",
   };
   for (const char* each : options) {
     std::filesystem::remove(Path("a"));
     Qemu(std::string("qemu-img create -q -f qcow2 -o ") + each + " a 9000000");
-    Qemu("qemu-io -c 'write -P 1 1000 5000' -c 'write -P 2 65k 300k' -c 'write -P 3 8700k 1k'"
-         " -c 'write -z 100k 64k' -c 'discard 256k 64k' -c 'write -P 5 4M 2k' a");
+    Qemu(
+        "qemu-io -c 'write -P 1 1000 5000' -c 'write -P 2 65k 300k' -c 'write -P 3 8700k 1k'"
+        " -c 'write -z 100k 64k' -c 'discard 256k 64k' -c 'write -P 5 4M 2k' a");
     Qemu("qemu-img convert -O raw a raw");
     ExpectReads("a", FileBytes("raw"));
   }
@@ -152,11 +158,19 @@ TEST_F(Qcow2LayerTest, ReadsCompressedClusters) {
 
 TEST_F(Qcow2LayerTest, QemuReadsWhatIsWritten) {
   const char* options[] = {
-      "compat=0.10",      "compat=1.1",           "cluster_size=512",
-      "cluster_size=2M",  "refcount_bits=1",      "refcount_bits=64,cluster_size=512",
-      "extended_l2=on",   "extended_l2=on,cluster_size=16k", "lazy_refcounts=on",
-      "preallocation=metadata", "preallocation=falloc,extended_l2=on",
-      "data_file=d.raw",  "data_file=d.raw,data_file_raw=on",
+      "compat=0.10",
+      "compat=1.1",
+      "cluster_size=512",
+      "cluster_size=2M",
+      "refcount_bits=1",
+      "refcount_bits=64,cluster_size=512",
+      "extended_l2=on",
+      "extended_l2=on,cluster_size=16k",
+      "lazy_refcounts=on",
+      "preallocation=metadata",
+      "preallocation=falloc,extended_l2=on",
+      "data_file=d.raw",
+      "data_file=d.raw,data_file_raw=on",
   };
   for (const char* each : options) {
     SCOPED_TRACE(each);
@@ -186,9 +200,9 @@ TEST_F(Qcow2LayerTest, QemuReadsWhatIsWritten) {
 TEST_F(Qcow2LayerTest, QemuReadsPackedUnits) {
   Qemu("seq 1 300000 > text && truncate -s 2500096 text");
   Contents text = FileBytes("text");
-  for (const char* each : {"compression_type=zlib", "compression_type=zstd", "cluster_size=512",
-                           "refcount_bits=1", "refcount_bits=2", "extended_l2=on", "cluster_size=2M",
-                           "compat=0.10"}) {
+  for (const char* each :
+       {"compression_type=zlib", "compression_type=zstd", "cluster_size=512", "refcount_bits=1",
+        "refcount_bits=2", "extended_l2=on", "cluster_size=2M", "compat=0.10"}) {
     SCOPED_TRACE(each);
     Qemu("rm -f a b");
     Qemu(std::string("qemu-img convert -c -f raw -O qcow2 -o ") + each + " text b");
@@ -255,8 +269,9 @@ TEST_F(Qcow2LayerTest, OpeningForWritingChangesNothing) {
 }
 
 TEST_F(Qcow2LayerTest, EnabledBitmapsAreMarkedDisabledOnesKept) {
-  Qemu("qemu-img create -q -f qcow2 a 1M && qemu-img bitmap --add a on"
-       " && qemu-img bitmap --add --disable a off");
+  Qemu(
+      "qemu-img create -q -f qcow2 a 1M && qemu-img bitmap --add a on"
+      " && qemu-img bitmap --add --disable a off");
   {
     auto layer = Open("a");
     ASSERT_TRUE(Write(*layer, 0, Contents(1000, std::byte{1})));
@@ -334,8 +349,8 @@ TEST_F(Qcow2LayerTest, WhatLiesPastTheEndIsCorrupt) {
 TEST_F(Qcow2LayerTest, MetadataIsNotOverwritten) {
   Qemu("qemu-img create -q -f qcow2 a 1M && qemu-io -c 'write -P 7 0 256k' a");
   const uint64_t l1 = Peek("a", 40), l2 = Peek("a", l1) & kOffsetMask;
-  Poke("a", l2, kCopied | l1);        // the first cluster is the L1 table
-  Poke("a", l2 + 8, kCopied | l2);    // the second the L2 table
+  Poke("a", l2, kCopied | l1);      // the first cluster is the L1 table
+  Poke("a", l2 + 8, kCopied | l2);  // the second the L2 table
   Contents before = FileBytes("a");
   auto layer = Open("a");
   Contents bytes(100, std::byte{1});
@@ -357,7 +372,9 @@ TEST_F(Qcow2LayerTest, SpaceCalledFreeThatHoldsTablesIsNotGivenOut) {
 }
 
 TEST_F(Qcow2LayerTest, PreallocatedSpacePastTheEndOfTheFileIsItsOwners) {
-  Qemu("qemu-img create -q -f qcow2 a 1M && qemu-io -c 'write -P 7 0 64k' -c 'write -P 8 64k 64k' a");
+  Qemu(
+      "qemu-img create -q -f qcow2 a 1M && qemu-io -c 'write -P 7 0 64k' -c 'write -P 8 64k 64k' "
+      "a");
   const uint64_t l1 = Peek("a", 40), l2 = Peek("a", l1) & kOffsetMask;
   const uint64_t second = Peek("a", l2 + 8);
   // The second cluster becomes zeros with space, which the file does not reach any more.

@@ -299,13 +299,11 @@ uint64_t Qcow2Layer::WriteEntries(TableCache::Ref& slice, std::span<const Update
 
 Range Qcow2Layer::HostOf(const Cluster& cluster) const {
   switch (cluster.kind) {
-    case ClusterKind::kCompressedUnit:
-      return {cluster.host, cluster.length};
+    case ClusterKind::kCompressedUnit: return {cluster.host, cluster.length};
     case ClusterKind::kNormal:
     case ClusterKind::kZeroAllocated:
       return placed() ? Range{} : Range{cluster.host, cluster_size()};
-    default:
-      return {};
+    default: return {};
   }
 }
 

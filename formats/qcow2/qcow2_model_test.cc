@@ -44,7 +44,8 @@ TEST(Qcow2ModelSnapshot, StaysAsItWas) {
 INSTANTIATE_TEST_SUITE_P(Configurations, Qcow2Model, testing::ValuesIn(Configurations()),
                          [](const auto& info) {
                            std::string name = info.param.name;
-                           for (char& c : name) c = isalnum(static_cast<unsigned char>(c)) ? c : '_';
+                           for (char& c : name)
+                             c = isalnum(static_cast<unsigned char>(c)) ? c : '_';
                            return name;
                          });
 

@@ -46,7 +46,8 @@ Result<std::vector<Bitmap>> ReadBitmaps(Store& file, const Header& header) {
   uint64_t end = TRY(file.Size());
   Range place{header.bitmaps->directory_offset, header.bitmaps->directory_size};
   if (!FitsIn(place.offset, place.length, end)) {
-    return Fail(Code::kCorrupt, "the bitmap directory at {:#x} reaches past the end of the file ({:#x})",
+    return Fail(Code::kCorrupt,
+                "the bitmap directory at {:#x} reaches past the end of the file ({:#x})",
                 place.offset, end);
   }
   std::vector<std::byte> directory(place.length);
@@ -98,7 +99,8 @@ Result<> OpenData(Qcow2Layer::Parts& parts, const OpenOptions& options) {
   }
   const Snapshot* snapshot = TRY(FindSnapshot(parts.snapshots, options.snapshot));
   parts.info.size = snapshot->info.disk_size;
-  return parts.l1.Load(*parts.file, fmt::format("L1 table of snapshot {}", Printable(snapshot->info.id)),
+  return parts.l1.Load(*parts.file,
+                       fmt::format("L1 table of snapshot {}", Printable(snapshot->info.id)),
                        snapshot->l1_offset, header.l1_entries_for(snapshot->info.disk_size));
 }
 

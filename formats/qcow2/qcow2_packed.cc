@@ -21,13 +21,13 @@ Result<std::unique_ptr<Reservation>> Qcow2Layer::ReservePacked(Range units,
     return Named(Result<std::unique_ptr<Reservation>>(
         Fail(Code::kOutOfRange, "{:#x}+{:#x} are no whole units", units.offset, units.length)));
   }
-  uint64_t end = std::min({units.end(), SliceEnd(units.offset),
-                           units.offset + std::max(cluster_size(), kMostPacked)});
+  uint64_t end = std::min(
+      {units.end(), SliceEnd(units.offset), units.offset + std::max(cluster_size(), kMostPacked)});
   units = Range::FromTo(units.offset, end);
   sizes = sizes.first(DivideUp(units.length, cluster_size()));
   sched::Yield("reserve");
-  auto reservation = std::make_unique<Qcow2Reservation>(
-      *this, ranges_.Lock(units.Outward(cluster_size())));
+  auto reservation =
+      std::make_unique<Qcow2Reservation>(*this, ranges_.Lock(units.Outward(cluster_size())));
   TRY(Named(PlanPacked(*reservation, units, sizes)));
   return std::unique_ptr<Reservation>(std::move(reservation));
 }

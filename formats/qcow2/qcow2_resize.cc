@@ -1,5 +1,5 @@
-// Resize. Exclusive: cow/Disk keeps everybody else out. The step that decides is always one write of
-// the header's first sector: before it the image has the old size, after it the new one. What an
+// Resize. Exclusive: cow/Disk keeps everybody else out. The step that decides is always one write
+// of the header's first sector: before it the image has the old size, after it the new one. What an
 // interrupted shrink leaves past the end is dropped by the next grow before it could be seen.
 //
 // What a longer parent holds past the old end would show in the new part: only the chain knows how
@@ -31,7 +31,8 @@ Result<> Qcow2Layer::ResizeTo(uint64_t size, Preallocation preallocation) {
                 cluster_size());
   }
   if (format_.version < 3 && !snapshots_.empty()) {
-    return Fail(Code::kUnsupported, "a version 2 image with snapshots, which have no size of theirs");
+    return Fail(Code::kUnsupported,
+                "a version 2 image with snapshots, which have no size of theirs");
   }
   if (!bitmaps_.empty()) {
     return Fail(Code::kUnsupported, "an image with bitmaps: remove them first");
@@ -132,8 +133,8 @@ Result<> Qcow2Layer::DropTable(uint64_t l1_index) {
   std::vector<Range> gone;
   for (uint64_t slice = 0; slice < cluster_size() / slice_bytes_; ++slice) {
     auto ref = TRY_AS(fmt::format("L1 entry {}", l1_index), l2_.Get(table + slice * slice_bytes_));
-    uint64_t guest = l1_index * format_.l2_span() +
-                     ((slice * slice_entries_) << format_.cluster_bits);
+    uint64_t guest =
+        l1_index * format_.l2_span() + ((slice * slice_entries_) << format_.cluster_bits);
     Range part{guest, slice_entries_ << format_.cluster_bits};
     std::vector<Cluster> clusters = TRY(ReadClusters(ref, part));
     for (const Cluster& cluster : clusters) {

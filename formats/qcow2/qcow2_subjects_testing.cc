@@ -54,8 +54,7 @@ Result<> CreateImage(const Configuration& configuration, Store& store, Store* da
 }
 
 Result<std::unique_ptr<Layer>> OpenImage(const Configuration& configuration, Store& store,
-                                         Store* data, bool writable,
-                                         const std::string& snapshot) {
+                                         Store* data, bool writable, const std::string& snapshot) {
   OneFileOpener opener(data);
   OpenOptions options;
   options.writable = writable;
@@ -120,15 +119,15 @@ Configuration WithSnapshot(std::string name, uint64_t cluster, const std::string
   std::filesystem::create_directories(dir);
   std::string image = dir + "/image";
   std::string write = "qemu-io -f qcow2 -c 'write -P {} {} {}' " + image + " >/dev/null; ";
-  Outcome outcome = Shell(
-      fmt::format("set -e; qemu-img create -q -f qcow2 -o cluster_size={},{} {} {}; ", cluster,
-                  options, image, made.size) +
-      fmt::format(fmt::runtime(write), 17, 3 * cluster + 512, 20 * cluster) +
-      fmt::format("qemu-img snapshot -c s {}; ", image) +
-      fmt::format(fmt::runtime(write), 34, 10 * cluster, 2 * cluster) +
-      fmt::format("qemu-img convert -O raw {0} {1}/raw; "
-                  "qemu-img convert -l s -O raw {0} {1}/before",
-                  image, dir));
+  Outcome outcome =
+      Shell(fmt::format("set -e; qemu-img create -q -f qcow2 -o cluster_size={},{} {} {}; ",
+                        cluster, options, image, made.size) +
+            fmt::format(fmt::runtime(write), 17, 3 * cluster + 512, 20 * cluster) +
+            fmt::format("qemu-img snapshot -c s {}; ", image) +
+            fmt::format(fmt::runtime(write), 34, 10 * cluster, 2 * cluster) +
+            fmt::format("qemu-img convert -O raw {0} {1}/raw; "
+                        "qemu-img convert -l s -O raw {0} {1}/before",
+                        image, dir));
   if (outcome.status != 0) fmt::print(stderr, "{}\n", outcome.text);
   CHECK(outcome.status == 0);
   made.image = Slurp(image);

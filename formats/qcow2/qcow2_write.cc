@@ -24,13 +24,13 @@ constexpr uint64_t kMostReserved = 8 * kMiB;
 
 Result<std::unique_ptr<Reservation>> Qcow2Layer::Reserve(Range want) {
   TRY(Named(CheckWritable(want)));
-  uint64_t end = std::min({want.end(), SliceEnd(want.offset),
-                           RoundDown(want.offset, cluster_size()) +
-                               std::max(cluster_size(), kMostReserved)});
+  uint64_t end =
+      std::min({want.end(), SliceEnd(want.offset),
+                RoundDown(want.offset, cluster_size()) + std::max(cluster_size(), kMostReserved)});
   want = Range::FromTo(want.offset, end);
   sched::Yield("reserve");
-  auto reservation = std::make_unique<Qcow2Reservation>(
-      *this, ranges_.Lock(want.Outward(cluster_size())));
+  auto reservation =
+      std::make_unique<Qcow2Reservation>(*this, ranges_.Lock(want.Outward(cluster_size())));
   Result<> planned = Plan(*reservation, want);
   if (!planned.has_value() && planned.error().code() == Code::kNoSpace &&
       allocator_->HasRetired()) {
