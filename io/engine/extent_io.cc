@@ -84,10 +84,15 @@ void ExtentReader::AddPlain(const Extent& extent, std::span<const iovec> into, u
 }
 
 Result<> ExtentReader::RunOps() {
-  for (const Op& op : ops_) {
-    TRY(op.store->Read(op.host, std::span(pieces_).subspan(op.first, op.count)));
+  std::span<const iovec> pieces = pieces_;
+  if (ops_.size() == 1) {
+    return ops_[0].store->Read(ops_[0].host, pieces.subspan(ops_[0].first, ops_[0].count));
   }
-  return {};
+  requests_.clear();
+  for (const Op& op : ops_) {
+    requests_.push_back({op.store, op.host, pieces.subspan(op.first, op.count)});
+  }
+  return RingRead(requests_);
 }
 
 // Whole sectors that go to one piece of the caller's memory are decrypted there; ragged ones, and

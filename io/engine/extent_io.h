@@ -12,6 +12,7 @@
 #include "base/result.h"
 #include "io/buffer.h"
 #include "io/layer.h"
+#include "io/ring.h"
 #include "io/store.h"
 
 namespace platter {
@@ -70,6 +71,7 @@ class ExtentReader {
 
   std::vector<iovec> pieces_;
   std::vector<Op> ops_;
+  std::vector<StoreRequest> requests_;  // the same, when there are several
   std::vector<Sectors> encrypted_;
   Buffer bounce_;  // encrypted sectors
   Buffer packed_;  // host bytes of a packed unit

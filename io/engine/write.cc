@@ -126,7 +126,9 @@ Result<> Write(Layer& layer, uint64_t at, std::span<const iovec> from) {
     // Most writes are small and lie in one extent that is there already.
     Pin pin = layer.Hold();
     Extent first;
-    TRY(layer.Map({at, length}, std::span(&first, 1)));
+    if (layer.TryMap({at, length}, std::span(&first, 1)) == 0) {
+      TRY(layer.Map({at, length}, std::span(&first, 1)));
+    }
     if (first.writable && first.guest.length == length) {
       return first.store->Write(first.host.offset, from);
     }

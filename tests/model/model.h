@@ -36,6 +36,10 @@ class Actor {
   Range changed() const { return changed_; }
   bool flushed() const { return flushed_; }
 
+  // Operations that failed, and what the last one said.
+  int failures() const { return failures_; }
+  const std::string& last_error() const { return last_error_; }
+
   Random& random() { return random_; }
 
  private:
@@ -48,6 +52,8 @@ class Actor {
   testing::AssertionResult FlushAll(Layer& layer);
   testing::AssertionResult Settle(Layer& layer, Range range, ConstBytes value,
                                   const Result<>& done);
+  // Whether the failure is one that a fault explains; notes it.
+  testing::AssertionResult Excuse(const Error& error);
   testing::AssertionResult Adopt(Layer& layer, Range range, ConstBytes value);
   Bytes Slice(Range range) const { return bytes_.subspan(range.offset, range.length); }
 
@@ -58,6 +64,8 @@ class Actor {
   std::string last_;
   Range changed_;
   bool flushed_ = false;
+  int failures_ = 0;
+  std::string last_error_;
 };
 
 // What a new image of `subject` reads as.

@@ -5,7 +5,9 @@
 #include "base/check.h"
 #include "io/codec/cipher.h"
 #include "io/testing/toy_layer.h"
+#include "tests/model/fault.h"
 #include "tests/model/model.h"
+#include "tests/model/power_cut.h"
 
 namespace platter::model {
 namespace {
@@ -58,6 +60,37 @@ TEST(ToyModel, ManyThreads) {
       ASSERT_TRUE(RunParallelModel(subject, Plan::FromEnvironment(plan)));
     }
   }
+}
+
+TEST(ToyModel, Faults) {
+  for (const Subject& subject : Subjects()) {
+    ASSERT_TRUE(RunFaults(subject, Plan::FromEnvironment({.seed = 3, .operations = 25})));
+  }
+}
+
+TEST(ToyModel, PowerCuts) {
+  for (const Subject& subject : Subjects()) {
+    for (uint64_t seed = 1; seed <= 3; ++seed) {
+      ASSERT_TRUE(RunPowerCuts(subject, Plan::FromEnvironment({.seed = seed, .operations = 30})));
+    }
+  }
+}
+
+// Whether some seed shows that the layer is broken.
+bool PowerCutsFind(ToyLayer::Break broken) {
+  Subject subject = Toy("broken", {.size = 20 * 4096, .broken = broken});
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    if (!RunPowerCuts(subject, {.seed = seed, .operations = 30})) return true;
+  }
+  return false;
+}
+
+TEST(ToyModel, BrokenLayersAreFound) {
+  EXPECT_TRUE(PowerCutsFind(ToyLayer::Break::kNoBarrier));
+  EXPECT_TRUE(PowerCutsFind(ToyLayer::Break::kNoQuarantine));
+  // Publishing before the data is there shows as soon as a write fails.
+  Subject early = Toy("early", {.size = 20 * 4096, .broken = ToyLayer::Break::kPublishEarly});
+  EXPECT_FALSE(RunFaults(early, {.seed = 3, .operations = 40}));
 }
 
 }  // namespace
