@@ -9,7 +9,9 @@
 #include "io/engine/engine.h"
 #include "io/fault_store.h"
 #include "io/testing/wrapper_store.h"
+#include "tests/model/fault.h"
 #include "tests/model/model.h"
+#include "tests/model/power_cut.h"
 
 namespace platter::qcow2 {
 namespace {
@@ -217,6 +219,15 @@ TEST_P(Qcow2Crash, ReadFault) {
     ASSERT_TRUE(Read(**again, 0, Bytes(got)));
     ASSERT_TRUE(got == bytes) << configuration.name << ", read " << k;
   }
+}
+
+// The common drivers, which also go on writing after the power cut. They know one store.
+TEST_P(Qcow2Crash, CommonDrivers) {
+  if (GetParam().has_data_file()) return;
+  model::Subject subject = SubjectOf(GetParam());
+  ASSERT_TRUE(RunPowerCuts(subject, model::Plan{.seed = 11, .operations = 20}));
+  if (GetParam().encrypted) return;
+  ASSERT_TRUE(RunFaults(subject, model::Plan{.seed = 12, .operations = 20}));
 }
 
 INSTANTIATE_TEST_SUITE_P(Configurations, Qcow2Crash, testing::ValuesIn(Cases()),

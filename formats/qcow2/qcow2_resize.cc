@@ -18,7 +18,7 @@ constexpr size_t kZeroBytes = kMiB;  // written at a time by full preallocation
 }
 
 Result<> Qcow2Layer::Resize(uint64_t size, Preallocation preallocation) {
-  return Named(ResizeTo(size, preallocation)).WithPrefix("resizing");
+  return Named(ResizeTo(size, preallocation).WithPrefix("resizing"));
 }
 
 Result<> Qcow2Layer::ResizeTo(uint64_t size, Preallocation preallocation) {
