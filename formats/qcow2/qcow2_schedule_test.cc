@@ -29,7 +29,9 @@ struct Bench {
     }();
     return *image;
   }
-  static Configuration Setup() { return {.name = "small", .size = 256 * kCluster, .cluster = kCluster}; }
+  static Configuration Setup() {
+    return {.name = "small", .size = 256 * kCluster, .cluster = kCluster};
+  }
 
   Bench() : memory(Empty().Clone()), store(*memory), layer(*OpenImage(Setup(), store, nullptr)) {}
   void Put(Range range, int value) {
