@@ -146,6 +146,7 @@ int FileStore::Fallocate(int mode, Range range) {
 // new end would be cut off. Allocating the last byte, or writing it, only ever grows the file.
 Result<> FileStore::GrowTo(uint64_t size) {
   if (TRY(Size()) >= size) return {};
+  sched::Yield("store grow");
   int error = Fallocate(0, Range{size - 1, 1});
   if (error == 0) return {};
   if (!NotSupported(error)) return FailErrno(error, "'{}': cannot grow to {} bytes", name(), size);
