@@ -46,6 +46,7 @@ class Comparison {
   struct Suspect {
     uint64_t stored, counted;
     bool overlap, low;
+    bool refcounts = false;  // one of the structures that overlap holds refcounts
   };
 
   // Moves `index` to the last of the blocks that are missing and not needed either.
@@ -141,7 +142,7 @@ class Comparison {
     bool low = stored < counted;
     if (overlap || (low && counted > 1)) {
       if (suspects_.size() < Findings::kKept) {
-        suspects_[cluster] = {stored, counted, overlap, low};
+        suspects_[cluster] = {stored, counted, overlap, low, false};
       } else {
         ++unnamed_[overlap];
       }
@@ -184,13 +185,18 @@ class Comparison {
   // The refcount structures cannot be mended in place where they are used by something else too,
   // or do not cover what is in use.
   void FindRebuild() {
-    auto shared = [&](uint64_t offset) { return s_.refs.Count(image_.Cluster(offset)) > 1; };
+    auto claim = [&](uint64_t cluster) {
+      if (s_.refs.Count(cluster) <= 1) return;
+      s_.rebuild = true;
+      if (auto suspect = suspects_.find(cluster); suspect != suspects_.end()) {
+        suspect->second.refcounts = true;
+      }
+    };
     for (uint64_t value : s_.blocks) {
-      if (IsBlock(value & ~kRepeatedBlock)) s_.rebuild |= shared(value & ~kRepeatedBlock);
+      if (IsBlock(value & ~kRepeatedBlock)) claim(image_.Cluster(value & ~kRepeatedBlock));
     }
-    uint64_t table = header_.refcount_table_offset;
     for (uint64_t i = 0; i < header_.refcount_table_clusters; ++i) {
-      s_.rebuild |= shared(table + (i << header_.cluster_bits));
+      claim(image_.Cluster(header_.refcount_table_offset) + i);
     }
     static_assert((uint64_t{1} << kMinClusterBits) * 8 / 64 >= kPage);  // a page is in one block
     for (const RefMap::Slot* slot : slots_) {
@@ -233,7 +239,10 @@ class Comparison {
   }
 
   void Report(uint64_t cluster, const Suspect& suspect, const Owners& owners) {
-    Remedy remedy = suspect.overlap ? Remedy::kNone : Remedy::kRaise;
+    // New refcount structures leave the cluster to its other owner.
+    Remedy remedy = suspect.refcounts ? Remedy::kRebuild
+                    : suspect.overlap ? Remedy::kNone
+                                      : Remedy::kRaise;
     s_.findings.Add(kCorruption, remedy, [&] {
       std::string text =
           fmt::format("cluster {:#x}: {}", image_.Offset(cluster), owners.Describe(cluster));
