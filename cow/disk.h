@@ -41,8 +41,9 @@ Result<std::vector<ChainEntry>> ReadChainInfo(const std::string& path, const Dis
                                               const Gate& gate, bool parents,
                                               std::vector<std::string>* warnings);
 
-// The format that `name` says, or, where it is empty, that the store's first bytes say. kRefused
-// for contents that must not be taken for raw; a warning where it is taken for raw.
+// The format that `name` says, or, where it is empty, that the store's content says. kUnsupported
+// for a format that we do not read, kRefused for what else must not be taken for raw; a warning
+// where it is taken for raw.
 Result<const Format*> ChooseFormat(Store& store, const std::string& name,
                                    std::vector<std::string>* warnings);
 

@@ -219,7 +219,7 @@ Result<const Format*> ChooseFormat(Store& store, const std::string& name,
   }
   ProbeResult probed = TRY_AS(fmt::format("'{}'", store.name()), Probe(store));
   if (!probed.refusal.empty()) {
-    return Fail(Code::kRefused, "'{}' {}", store.name(), probed.refusal);
+    return Fail(probed.refusal_code, "'{}' {}", store.name(), probed.refusal);
   }
   if (!probed.note.empty()) Warn(warnings, fmt::format("'{}': {}", store.name(), probed.note));
   if (probed.format) return probed.format;

@@ -119,6 +119,7 @@ struct ProbeResult {
   // without a partition table, a format that we do not read yet): what it is and what to do. A
   // predicate for the image's name: "is VMDK, which is not supported yet; ...".
   std::string refusal;
+  Code refusal_code = Code::kRefused;  // kUnsupported: a format that we do not read yet
   // Something the user should know, empty or a whole sentence part: "its last sector holds ...".
   std::string note;
 };

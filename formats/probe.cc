@@ -69,6 +69,7 @@ Result<ProbeResult> Probe(Store& store) {
   }
   if (const Signature* signature = FindSignature(head, tail, size)) {
     result.refusal = Refusal(*signature);
+    if (signature->kind == Signature::kImage) result.refusal_code = Code::kUnsupported;
   } else if (!HasPartitionTable(head) && TRY(IsIso(store, size))) {
     result.refusal = Refusal(kIso);
   }

@@ -62,6 +62,7 @@ TEST(Probe, AHeaderDecidesBeforeATrailer) {
 TEST(Probe, UnsupportedFormatsAreNamed) {
   EXPECT_EQ(ProbeText("KDMV", 65536).refusal,
             "is VMDK, which is not supported yet; to treat it as raw bytes give -f raw");
+  EXPECT_EQ(ProbeText("KDMV", 65536).refusal_code, Code::kUnsupported);
   EXPECT_THAT(ProbeText("QFI\xfb\0\0\0\x09"s, 512).refusal, HasSubstr("unknown version"));
   EXPECT_THAT(ProbeText("QFI\xfb\0\0\0\1"s, 512).refusal, HasSubstr("version 1"));
   EXPECT_THAT(ProbeText("QFI\xfb"s).refusal, HasSubstr("qcow"));
@@ -73,6 +74,7 @@ TEST(Probe, UnsupportedFormatsAreNamed) {
 TEST(Probe, WrappersAreRefused) {
   EXPECT_THAT(ProbeText("\x1f\x8b\x08", 1000).refusal,
               HasSubstr("is compressed with gzip: decompress it first"));
+  EXPECT_EQ(ProbeText("PK\3\4", 1000).refusal_code, Code::kRefused);
   EXPECT_THAT(ProbeText("PK\3\4", 1000).refusal, HasSubstr("is an archive, zip"));
 }
 
