@@ -138,8 +138,7 @@ bool Gate::Allows(const std::string& image_path, const std::string& real_path) c
 }
 
 Result<std::string> Gate::Resolve(const std::string& image_path, const Reference& reference) const {
-  const std::string what =
-      fmt::format("'{}': {}", Printable(image_path, PATH_MAX), Describe(reference));
+  const std::string what = Describe(reference);
   std::string path = TRY_AS(what, PathOf(reference));
   if (path[0] != '/') path = DirectoryOf(image_path) + "/" + path;
 
@@ -162,8 +161,7 @@ Result<std::string> Gate::Resolve(const std::string& image_path, const Reference
 Result<std::unique_ptr<Store>> ReferenceOpener::OpenReference(const Reference& reference,
                                                               bool writable) {
   std::string path = TRY(gate_.Resolve(image_path_, reference));
-  const std::string what =
-      fmt::format("'{}': {}", Printable(image_path_, PATH_MAX), Describe(reference));
+  const std::string what = Describe(reference);
   // Looked up before it is opened: opening takes locks, and would only say that we hold them.
   FileId id = TRY_AS(what, IdentifyFile(path));
   if (!seen_.insert(id).second) {

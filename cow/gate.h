@@ -59,6 +59,7 @@ class Gate {
   // policy lets it be opened. Relative names are relative to the image's directory, as the image
   // was named; "file:" is taken off; "json:", other protocols, empty names, names with NUL bytes,
   // directories, FIFOs and character devices are refused, block devices without allow_external.
+  // Errors begin with the reference; the caller says whose it is.
   Result<std::string> Resolve(const std::string& image_path, const Reference& reference) const;
 
   const GatePolicy& policy() const { return policy_; }

@@ -146,7 +146,8 @@ class ChainOpener {
     open.info_only = options_.info_only;
     ReferenceOpener opener(gate_, path, options_.file, seen_);
     open.opener = options_.info_only ? nullptr : &opener;
-    auto layer = TRY(format->open(std::move(store), open));
+    auto layer = TRY_AS(fmt::format("{} '{}'", format->name, Printable(path, PATH_MAX)),
+                        format->open(std::move(store), open));
     ++layers_;
     return layer;
   }
@@ -179,7 +180,8 @@ struct Chain {
 Result<> AddParents(ChainOpener& opener, Chain& chain) {
   while (const Reference* parent = ParentOf(*chain.layers.back())) {
     const std::string& child = chain.paths.back();
-    std::string path = TRY(opener.gate().Resolve(child, *parent));
+    std::string path = TRY_AS(fmt::format("'{}'", Printable(child, PATH_MAX)),
+                              opener.gate().Resolve(child, *parent));
     auto layer = TRY(opener.OpenResolved(child, *parent, path));
     chain.Add(std::move(layer), std::move(path));
   }

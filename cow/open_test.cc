@@ -145,7 +145,10 @@ TEST_F(OpenTest, GrowingOverALongerParent) {
 
 TEST_F(OpenTest, AParentWithoutAFormat) {
   Put("base.img", std::string(kCluster, 'c'));
-  Qemu("qemu-img create -q -u -f qcow2 -o compat=0.10 -b base.img old.qcow2 64k");
+  NewImageOptions old{.format = "qcow2", .create = {.size = kCluster}, .open_parent = false};
+  old.create.options = {{"compat", "0.10"}};
+  old.create.parent = Reference{Reference::kParent, "base.img", ""};
+  ASSERT_EQ(Create("old.qcow2", old), "");
   auto disk = Open("old.qcow2");
   ASSERT_TRUE(disk.has_value()) << disk.error().text();
   EXPECT_EQ(ReadText(**disk, 0, 1), "c");
@@ -168,7 +171,9 @@ TEST_F(OpenTest, TheRecordedFormatDecides) {
 }
 
 TEST_F(OpenTest, Loops) {
-  Qemu("qemu-img create -q -u -f qcow2 -b self.qcow2 -F qcow2 self.qcow2 64k");
+  NewImageOptions self{.format = "qcow2", .create = {.size = kCluster}, .open_parent = false};
+  self.create.parent = Reference{Reference::kParent, "self.qcow2", "qcow2"};
+  ASSERT_EQ(Create("self.qcow2", self), "");
   EXPECT_THAT(ErrorOf("self.qcow2"), HasSubstr("the chain comes back to"));
   Qemu("qemu-img create -q -u -f qcow2 -b b.qcow2 -F qcow2 a.qcow2 64k");
   Qemu("qemu-img create -q -u -f qcow2 -b a.qcow2 -F qcow2 b.qcow2 64k");
@@ -270,6 +275,7 @@ TEST_F(OpenTest, PartsInARow) {
   EXPECT_EQ(Get("disk.001"), std::string(999, 'a') + "X");
   EXPECT_EQ(Get("disk:002"), std::string(24, 'X'));
   EXPECT_EQ(Get("disk.003"), "X" + std::string(499, 'c'));
+  disk->reset();
   options.options["parts"] = At("disk.001");
   EXPECT_THAT(ErrorOf("disk.001", options), HasSubstr("comes back"));
 }

@@ -120,7 +120,7 @@ struct ProbeResult {
   // predicate for the image's name: "is VMDK, which is not supported yet; ...".
   std::string refusal;
   Code refusal_code = Code::kRefused;  // kUnsupported: a format that we do not read yet
-  // Something the user should know, empty or a whole sentence part: "its last sector holds ...".
+  // Something the user should know, empty or a whole sentence part: "its last bytes are ...".
   std::string note;
 };
 Result<ProbeResult> Probe(Store& store);

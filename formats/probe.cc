@@ -61,8 +61,9 @@ Result<ProbeResult> Probe(Store& store) {
   if (result.format) {
     if (const Signature* trailer = FindTrailer(tail, size)) {
       result.note = fmt::format(
-          "its last sector holds the trailer of a {}, which is ignored: a header decides before a "
-          "trailer, and this one says {}",
+          "its last bytes are a trailer of {}, which is ignored: a header decides before a "
+          "trailer, "
+          "and this one says {}",
           trailer->name, result.format->name);
     }
     return result;

@@ -17,7 +17,7 @@ struct Outcome {
 };
 
 // Standard output and error of a shell command.
-Outcome RunShell(const std::string& command) {
+Outcome Shell(const std::string& command) {
   FILE* pipe = ::popen((command + " 2>&1").c_str(), "r");
   std::string output;
   char buffer[4096];
@@ -41,7 +41,7 @@ class Examples : public testing::Test {
 
   std::string Path(const std::string& name) const { return (folder_ / name).string(); }
   static Outcome Example(const std::string& name, const std::string& arguments) {
-    return RunShell("docs/examples/" + name + " " + arguments);
+    return Shell("docs/examples/" + name + " " + arguments);
   }
 
   fs::path folder_;
@@ -52,9 +52,9 @@ TEST_F(Examples, CopyARangeOfAnyImage) {
   EXPECT_EQ(raw.exit_code, 0);
   EXPECT_TRUE(raw.output.ends_with("bytes")) << raw.output;
 
-  ASSERT_EQ(
-      RunShell("qemu-img convert -f raw -O qcow2 " + Path("base.img") + " " + Path("a.qcow2")).exit_code,
-      0)
+  ASSERT_EQ(Shell("qemu-img convert -f raw -O qcow2 " + Path("base.img") + " " + Path("a.qcow2"))
+                .exit_code,
+            0)
       << "apt-get install qemu-utils";
   EXPECT_EQ(Example("copy_range", Path("a.qcow2") + " 90000 4").output, "tail");
   EXPECT_EQ(Example("copy_range", Path("a.qcow2") + " 90000 900000").exit_code, 1);
@@ -68,10 +68,11 @@ TEST_F(Examples, CreateAnOverlay) {
   EXPECT_EQ(Example("copy_range", Path("over.qcow2") + " 0 30").output,
             "written to the overlayrst one.");
   EXPECT_EQ(Example("copy_range", Path("over.qcow2") + " 90000 4").output, "tail");
-  EXPECT_EQ(RunShell("qemu-img check -q " + Path("over.qcow2")).exit_code, 0);
-  EXPECT_EQ(RunShell("qemu-io -r -c 'read -P 119 0 1' " + Path("over.qcow2") + " | grep -q verification")
-                .exit_code,
-            1);
+  EXPECT_EQ(Shell("qemu-img check -q " + Path("over.qcow2")).exit_code, 0);
+  EXPECT_EQ(
+      Shell("qemu-io -r -c 'read -P 119 0 1' " + Path("over.qcow2") + " | grep -q verification")
+          .exit_code,
+      1);
   EXPECT_EQ(Example("create_overlay", "base.img raw " + Path("over.qcow2")).exit_code, 1)
       << "it exists";
   EXPECT_EQ(Example("create_overlay", "none raw " + Path("o2.qcow2")).exit_code, 1);

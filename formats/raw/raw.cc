@@ -25,16 +25,15 @@ constexpr OptionHelp kCreateOptions[] = {
 int ProbeRaw(ConstBytes, ConstBytes, uint64_t) { return 0; }
 
 // The bytes of a store of `size` bytes that options "offset" and "size" choose.
-Result<Range> ChooseWindow(const OptionMap& options, uint64_t size, const std::string& name) {
+Result<Range> ChooseWindow(const OptionMap& options, uint64_t size) {
   uint64_t offset = TRY(SizeOption(options, "offset")).value_or(0);
   if (offset > size) {
-    return Fail(Code::kOutOfRange, "raw '{}': offset {} is past the end of the file ({} bytes)",
-                name, offset, size);
+    return Fail(Code::kOutOfRange, "offset {} is past the end of the file ({} bytes)", offset,
+                size);
   }
   uint64_t length = TRY(SizeOption(options, "size")).value_or(size - offset);
   if (!FitsIn(offset, length, size)) {
-    return Fail(Code::kOutOfRange,
-                "raw '{}': {} bytes at offset {} end past the end of the file ({} bytes)", name,
+    return Fail(Code::kOutOfRange, "{} bytes at offset {} end past the end of the file ({} bytes)",
                 length, offset, size);
   }
   return Range{offset, length};
@@ -53,7 +52,7 @@ Result<std::unique_ptr<Layer>> OpenRaw(std::unique_ptr<Store> store, const OpenO
   parts.sector = sector ? kSectors[*sector] : device ? device->sector() : 512;
 
   uint64_t size = TRY(store->Size());
-  Range window = TRY(ChooseWindow(options.options, size, store->name()));
+  Range window = TRY(ChooseWindow(options.options, size));
   parts.resizable = window == Range{0, size};
   if (!parts.resizable) store = TRY(WindowStore::Open(std::move(store), window));
   parts.store = std::move(store);

@@ -179,8 +179,9 @@ TEST_P(ChainModel, ManyThreads) {
 
 INSTANTIATE_TEST_SUITE_P(Chains, ChainModel, testing::Range<size_t>(0, Subjects().size()),
                          [](const auto& info) {
+                           const std::string title = Subjects()[info.param].name;
                            std::string name;
-                           for (char c : Subjects()[info.param].name) {
+                           for (char c : title) {
                              if (std::isalnum(static_cast<unsigned char>(c))) name += c;
                            }
                            return name;
