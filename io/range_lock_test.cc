@@ -58,12 +58,12 @@ TEST(RangeLock, NobodyOvertakesAnOverlappingWaiter) {
     auto guard = lock.Lock(Range{0, 100});
     order.push_back(1);
   });
-  std::this_thread::sleep_for(milliseconds(20));
+  std::this_thread::sleep_for(milliseconds(200));
   std::thread narrow([&] {
     auto guard = lock.Lock(Range{50, 1});
     order.push_back(2);
   });
-  std::this_thread::sleep_for(milliseconds(20));
+  std::this_thread::sleep_for(milliseconds(200));
   held.reset();
   wide.join();
   narrow.join();

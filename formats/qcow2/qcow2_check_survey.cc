@@ -303,6 +303,7 @@ class Surveyor {
       uint64_t bit = RefMap::Bit(image_.Cluster(offset));
       (entry.value & kCopied ? page.copied : page.shared) |= bit;
     }
+    if (s_.refs.overflowed()) return;
     s_.tables.push_back({offset, static_cast<uint32_t>(entry.index), owner, entry.weight,
                          owner == 0 ? entry.weight : 0});
     if (s_.tables.size() >= compact_at_) {

@@ -281,6 +281,11 @@ void CountTables(const Image& image, Survey& survey) {
         survey.statistics.fragmented += out.statistics.fragmented;
       });
   pass.Run();
+  if (!survey.refs.overflowed()) return;
+  survey.incomplete = true;
+  survey.findings.Add(kError, Remedy::kNone, [] {
+    return std::string("too many clusters far from each other: not all references were counted");
+  });
 }
 
 void ExamineTables(const Image& image, Survey& survey, Owners& owners) {

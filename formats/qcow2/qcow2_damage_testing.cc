@@ -53,8 +53,10 @@ uint64_t Patient::Refcount(uint64_t cluster) const {
 }
 
 void Patient::SetRefcount(uint64_t cluster, uint64_t value) {
-  Bytes block = Bytes(bytes_).subspan(Get64(RefcountTableEntry(0)));
-  StoreRefcount(block, header_.refcount_order, cluster, value);
+  uint64_t block = Get64(RefcountTableEntry(0));
+  // An earlier damage may have made the table name a block that is not there.
+  if (!FitsIn(block, header_.cluster_size(), bytes_.size())) return;
+  StoreRefcount(Bytes(bytes_).subspan(block), header_.refcount_order, cluster, value);
 }
 
 int StatusOf(const CheckReport& report) {

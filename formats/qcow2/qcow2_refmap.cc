@@ -7,9 +7,18 @@ namespace platter::qcow2::check {
 
 RefMap::Page& RefMap::Add(uint64_t cluster, Use use, uint64_t weight) {
   uint64_t number = cluster / kPageClusters;
-  if (last_ == nullptr || last_->first != number) last_ = &*pages_.try_emplace(number).first;
+  if (last_ == nullptr || last_->first != number) {
+    auto at = pages_.find(number);
+    if (at == pages_.end()) {
+      overflowed_ |= pages_.size() >= kScatteredPages && clusters_ < pages_.size() * kDensePage;
+      if (overflowed_) return dropped_;
+      at = pages_.try_emplace(number).first;
+    }
+    last_ = &*at;
+  }
   Page& page = last_->second;
   uint8_t& count = page.count[cluster % kPageClusters];
+  clusters_ += count == 0;
   if (count != kWide && weight < kWide && count + weight < kWide) {
     count = static_cast<uint8_t>(count + weight);
   } else {

@@ -2,7 +2,9 @@
 //
 // An image of 512-byte clusters may claim 2^47 of them while its file holds a few hundred KiB, so
 // memory must follow the references and not the offsets: a hash of pages of 64 clusters, about
-// 2.5 bytes a cluster where the clusters of a page are used, about 200 bytes for a lone one.
+// 2.5 bytes a cluster where the clusters of a page are used, about 180 bytes for a lone one. Images
+// are dense. One that is made of millions of lone clusters is made to eat memory: past a limit the
+// map takes no more of them, and says so.
 #pragma once
 
 #include <array>
@@ -32,8 +34,12 @@ class RefMap {
   };
   using Slot = std::pair<const uint64_t, Page>;  // page number (cluster / 64) and page
 
-  // Counts `weight` references; saturates. Returns the page, for its masks.
+  // Counts `weight` references; saturates. Returns the page, for its masks; a page that counts for
+  // nothing where the map is full.
   Page& Add(uint64_t cluster, Use use, uint64_t weight);
+
+  // References were dropped, because they are scattered as no image's are.
+  bool overflowed() const { return overflowed_; }
 
   uint64_t Count(uint64_t cluster) const;
   uint64_t Count(const Slot& slot, unsigned index) const {
@@ -66,10 +72,15 @@ class RefMap {
 
  private:
   static constexpr uint8_t kWide = 255;
+  static constexpr uint64_t kScatteredPages = 1 << 19;  // about 90 MiB
+  static constexpr uint64_t kDensePage = 4;             // clusters used of a page, on average
 
   std::unordered_map<uint64_t, Page> pages_;
   std::unordered_map<uint64_t, uint64_t> wide_;  // counts of 255 and more, by cluster
   Slot* last_ = nullptr;                         // references come in runs
+  uint64_t clusters_ = 0;                        // that are referenced
+  bool overflowed_ = false;
+  Page dropped_;
 };
 
 }  // namespace platter::qcow2::check

@@ -315,6 +315,9 @@ class Repairer {
 
 Result<Repaired> Repair(const Image& image, const Survey& survey, CheckOptions::Repair mode,
                         uint64_t image_end) {
+  if (survey.refs.overflowed()) {
+    return Fail(Code::kUnsupported, "too many clusters far from each other to count them all");
+  }
   return Repairer(image, survey, mode, image_end).Run();
 }
 
