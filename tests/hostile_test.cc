@@ -15,10 +15,10 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 #include <thread>
 
 #include "tests/interop/qemu.h"
+#include "tests/table.h"
 
 namespace platter {
 namespace {
@@ -34,16 +34,10 @@ struct Row {
 
 std::vector<Row> ReadList(const fs::path& file) {
   std::vector<Row> rows;
-  std::ifstream in(file);
-  std::string line;
-  std::getline(in, line);  // the header
-  while (std::getline(in, line)) {
-    std::vector<std::string> cells;
-    std::stringstream split(line);
-    for (std::string cell; std::getline(split, cell, '\t');) cells.push_back(cell);
-    cells.resize(8);
-    rows.push_back(
-        {cells[0], cells[1], cells[4].substr(0, cells[4].find(' ')), cells[5], cells[6]});
+  for (const auto& cells : testing_support::ReadTable(file, 8)) {
+    // Where a row names several files the first is opened.
+    std::string path = cells[4].substr(0, cells[4].find(' '));
+    rows.push_back({cells[0], cells[1], path, cells[5], cells[6]});
   }
   return rows;
 }

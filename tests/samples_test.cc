@@ -4,18 +4,17 @@
 // The folder (a manifest.tsv beside files/) is given by PLATTER_SAMPLES (`./dev test --samples
 // DIR`). Without it one test passes and says what was not run.
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <sstream>
 
 #include "base/endian.h"
 #include "cow/disk.h"
 #include "io/buffer.h"
 #include "io/codec/hash.h"
 #include "io/engine/engine.h"
+#include "tests/interop/qemu.h"
+#include "tests/table.h"
 
 namespace platter {
 namespace {
@@ -28,14 +27,7 @@ struct Row {
 
 std::vector<Row> ReadManifest(const fs::path& file) {
   std::vector<Row> rows;
-  std::ifstream in(file);
-  std::string line;
-  std::getline(in, line);  // the header
-  while (std::getline(in, line)) {
-    std::vector<std::string> cells;
-    std::stringstream split(line);
-    for (std::string cell; std::getline(split, cell, '\t');) cells.push_back(cell);
-    cells.resize(11);
+  for (const auto& cells : testing_support::ReadTable(file, 11)) {
     rows.push_back({cells[0], cells[1], cells[4], cells[5], cells[6], cells[8], cells[10]});
   }
   return rows;
@@ -45,19 +37,17 @@ std::vector<Row> ReadManifest(const fs::path& file) {
 class SampleFolder {
  public:
   explicit SampleFolder(const fs::path& source) {
-    std::string name = (fs::temp_directory_path() / "platter-sample-XXXXXX").string();
-    path_ = mkdtemp(name.data());
     fs::copy(source, path_, fs::copy_options::recursive);
     for (const auto& entry : fs::directory_iterator(path_))
       fs::permissions(entry, fs::perms::owner_all);
     [[maybe_unused]] int status =
         std::system(("gunzip -q '" + path_.string() + "'/*.gz 2>/dev/null").c_str());
   }
-  ~SampleFolder() { fs::remove_all(path_); }
   const fs::path& path() const { return path_; }
 
  private:
-  fs::path path_;
+  testing_support::TempFolder folder_;
+  fs::path path_ = folder_.File("");
 };
 
 // The manifest's two kinds of digest: of all bytes, or ("sparse:") of each 64 KiB block that is not

@@ -44,10 +44,9 @@ class InfoCommand : public Command {
  private:
   Result<> Show(Console& console) {
     image_.info_only = true;
-    std::vector<ChainEntry> chain;
     std::vector<std::string> warnings;
-    chain = TRY(ReadChainInfo(path_, TRY(image_.ToDiskOptions(false)), image_.MakeGate(), chain_,
-                              &warnings));
+    auto chain = TRY(ReadChainInfo(path_, TRY(image_.ToDiskOptions(false)), image_.MakeGate(),
+                                   chain_, &warnings));
     for (const std::string& warning : warnings) console.Warn(warning);
     if (output_ == "json") {
       auto all = nlohmann::ordered_json::array();

@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "io/buffer.h"
+#include "io/fd.h"
 #include "io/store.h"
 #include "tools/scan.h"
 
@@ -152,18 +153,14 @@ Result<uint64_t> ImportRaw(int fd, Layer& to, const CopyOptions& options) {
 }
 
 Result<> CopyFileTo(const std::string& path, int fd) {
-  int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) return FailErrno(errno, "open '{}'", Printable(path, 4096));
+  Fd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file) return FailErrno(errno, "open '{}'", Printable(path, 4096));
   Buffer buffer(1 << 20);
-  Result<> result;
-  while (result) {
-    Result<size_t> count = ReadUpTo(file, buffer.bytes());
-    if (!count) result = std::unexpected(std::move(count.error()));
-    if (!count || *count == 0) break;
-    result = WriteAll(fd, std::as_const(buffer).bytes().first(*count));
+  while (true) {
+    size_t count = TRY(ReadUpTo(file.get(), buffer.bytes()));
+    if (count == 0) return {};
+    TRY(WriteAll(fd, std::as_const(buffer).bytes().first(count)));
   }
-  close(file);
-  return result;
 }
 
 Result<std::string> SpoolToFile(int fd) {
