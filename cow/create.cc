@@ -2,7 +2,10 @@
 
 #include <sys/stat.h>
 
+#include <cerrno>
 #include <climits>
+#include <filesystem>
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -40,18 +43,47 @@ struct Target {
   Result<> Commit() { return file ? file->Commit() : Result<>{}; }
 };
 
-// Hands the one data file of a new image over, however it is called.
-class Handover final : public Opener {
+// The further files of a new image: made while it is created, handed out when it is opened, and
+// committed before it. Names are relative to the image, as they are going to be looked for.
+class Companions final : public FileMaker, public Opener {
  public:
-  explicit Handover(std::unique_ptr<Store> store) : store_(std::move(store)) {}
+  Companions(const std::string& image_path, const NewImageOptions& options)
+      : folder_(FolderOf(image_path)), replace_(options.replace), direct_(options.direct) {}
+
+  Result<Store*> MakeFile(const std::string& name) override {
+    const std::string path = name.starts_with('/') ? name : folder_ + name;
+    Target target = TRY(Target::Open(path, replace_, direct_));
+    Store* store = target.store.get();
+    on_device_ = on_device_ || store->caps().block_device;
+    if (!targets_.emplace(name, std::move(target)).second) {
+      return Fail(Code::kRefused, "'{}' is wanted twice", Printable(name, PATH_MAX));
+    }
+    return store;
+  }
 
   Result<std::unique_ptr<Store>> OpenReference(const Reference& reference, bool) override {
-    if (store_) return std::move(store_);
+    auto found = targets_.find(reference.name);
+    if (found != targets_.end() && found->second.store) return std::move(found->second.store);
     return Fail(Code::kRefused, "a new image has no {}", Describe(reference));
   }
 
+  Result<> Commit() {
+    for (auto& [name, target] : targets_) TRY(target.Commit());
+    return {};
+  }
+
+  bool on_device() const { return on_device_; }
+
  private:
-  std::unique_ptr<Store> store_;
+  static std::string FolderOf(const std::string& path) {
+    size_t slash = path.rfind('/');
+    return slash == path.npos ? std::string() : path.substr(0, slash + 1);
+  }
+
+  const std::string folder_;  // "" or with a slash at its end
+  const bool replace_, direct_;
+  std::map<std::string, Target> targets_;
+  bool on_device_ = false;
 };
 
 // qemu-img's older way to say with -o what -b, -F and the size argument say.
@@ -69,17 +101,27 @@ Result<> TakeOldNames(CreateOptions& create) {
   return {};
 }
 
-// The file that option data_file means: relative to the image, as it is going to be looked for.
-std::string DataFilePath(const std::string& image, std::string_view name) {
-  size_t slash = image.rfind('/');
-  if (name.starts_with('/') || slash == image.npos) return std::string(name);
-  return image.substr(0, slash + 1) + std::string(name);
+std::string FileName(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+
+// What a format may want to record of the parent that was opened at `path`.
+Result<ParentFile> LookAtParent(const Disk& parent, const std::string& image_path) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  ParentFile file{.path = parent.path(0), .info = parent.info()};
+  file.relative = fs::relative(file.path, fs::absolute(image_path).parent_path(), error).string();
+  struct stat status;
+  if (error || ::stat(file.path.c_str(), &status) != 0) {
+    return FailErrno(error ? error.value() : errno, "parent '{}'", Printable(file.path, PATH_MAX));
+  }
+  file.modified = status.st_mtime;
+  return file;
 }
 
 }  // namespace
 
 struct NewImage::State {
-  std::optional<Target> image, data;
+  std::optional<Target> image;
+  std::optional<Companions> companions;
   std::unique_ptr<Disk> disk;  // before what it writes to is committed or removed
   bool starts_zero = true;
 };
@@ -107,6 +149,7 @@ Result<std::unique_ptr<NewImage>> NewImage::Create(const std::string& path,
     parents = TRY(Disk::OpenParents(path, *create.parent, open, gate, warnings));
     if (create.parent->format.empty()) create.parent->format = parents->info().format;
     if (options.size_from_parent) create.size = parents->info().size;
+    create.parent_file = TRY(LookAtParent(*parents, path));
   }
 
   auto state = std::make_unique<State>();
@@ -115,20 +158,13 @@ Result<std::unique_ptr<NewImage>> NewImage::Create(const std::string& path,
   bool raw_bytes = format->name == "raw";
   state->starts_zero = !raw_bytes || !image_store->caps().block_device;
 
-  std::unique_ptr<Store> data_store;
-  if (auto name = FindOption(create.options, "data_file"); name && !name->empty()) {
-    std::string data_path = DataFilePath(path, *name);
-    state->data.emplace(
-        TRY_AS("data file", Target::Open(data_path, options.replace, options.direct)));
-    data_store = std::move(state->data->store);
-    create.data_store = data_store.get();
-    if (data_store->caps().block_device) state->starts_zero = false;
-  }
-
+  Companions& companions = state->companions.emplace(path, options);
+  create.file_name = FileName(path);
+  create.files = &companions;
   TRY_AS(fmt::format("creating '{}'", Printable(path, PATH_MAX)),
          format->create(*image_store, create));
-  Handover handover(std::move(data_store));
-  OpenOptions open{.writable = true, .secret = create.secret, .opener = &handover};
+  if (companions.on_device()) state->starts_zero = false;
+  OpenOptions open{.writable = true, .secret = create.secret, .opener = &companions};
   auto layer = TRY(format->open(std::move(image_store), open));
   state->disk = Disk::Stack(std::move(layer), path, std::move(parents));
   return std::unique_ptr<NewImage>(new NewImage(std::move(state)));
@@ -137,8 +173,8 @@ Result<std::unique_ptr<NewImage>> NewImage::Create(const std::string& path,
 Result<> NewImage::Commit() {
   TRY(disk().Flush());
   state_->disk.reset();
-  // The data first: an image that names a file which is not there is worse than a lone data file.
-  if (state_->data) TRY(state_->data->Commit());
+  // The image last: one that names a file which is not there is worse than a lone data file.
+  TRY(state_->companions->Commit());
   return state_->image->Commit();
 }
 

@@ -25,8 +25,8 @@ class NewImage {
  public:
   // Creates and opens for writing. The parent's format is found out (a warning says so) where
   // create.parent names none. The parent may be anywhere, since the user names it; a warning says
-  // so where opening the new image is going to need --trust. An external data file (option
-  // data_file, relative to the image's directory) is made along with it. `path` may be a block
+  // so where opening the new image is going to need --trust. Files that the format wants
+  // beside the image's own (extents, a data file) are made along with it. `path` may be a block
   // device: then it is written in place, and only with `replace`. Warnings for the user are
   // appended to `warnings`, which may be null.
   static Result<std::unique_ptr<NewImage>> Create(const std::string& path,

@@ -2,10 +2,12 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
 #include <string_view>
 
 #include "base/bytes.h"
@@ -19,8 +21,7 @@ namespace fs = std::filesystem;
 
 // The name without "file:", which says that what follows is a path whatever it looks like. A
 // refusal for what is not the name of a file.
-Result<std::string> PathOf(const Reference& reference) {
-  std::string_view name = reference.name;
+Result<std::string> PathOf(std::string_view name) {
   if (name.empty()) return Fail(Code::kRefused, "the name is empty");
   if (name.find('\0') != name.npos) return Fail(Code::kRefused, "the name holds a NUL byte");
   if (name.size() >= PATH_MAX) {
@@ -113,8 +114,11 @@ Result<FileId> IdentifyFile(const std::string& path) {
 }
 
 std::string Describe(const Reference& reference) {
-  return fmt::format("{} '{}'", reference.role == Reference::kParent ? "parent" : "data file",
-                     Printable(reference.name, PATH_MAX));
+  const char* role = reference.role == Reference::kParent ? "parent" : "data file";
+  if (reference.name.empty() && !reference.id.empty()) {
+    return fmt::format("{} {{{}}}", role, Printable(reference.id));
+  }
+  return fmt::format("{} '{}'", role, Printable(reference.name, PATH_MAX));
 }
 
 Result<std::unique_ptr<Store>> Gate::OpenFile(const std::string& path, const FileOptions& options) {
@@ -131,15 +135,27 @@ bool Gate::Allows(const std::string& image_path, const std::string& real_path) c
   if (IsBelow(real_path, RealPath(DirectoryOf(image_path)))) return true;
   std::string real_image = RealPath(image_path);
   if (!real_image.empty() && IsBelow(real_path, DirectoryOf(real_image))) return true;
-  for (const std::string& directory : policy_.trusted) {
-    if (IsBelow(real_path, RealPath(directory))) return true;
-  }
-  return false;
+  auto holds = [&](const std::string& directory) {
+    return IsBelow(real_path, RealPath(directory));
+  };
+  return std::ranges::any_of(policy_.trusted, holds) || std::ranges::any_of(policy_.search, holds);
 }
 
 Result<std::string> Gate::Resolve(const std::string& image_path, const Reference& reference) const {
+  if (reference.paths.empty()) return Resolve(image_path, reference, reference.name);
+  std::optional<Error> first;
+  for (const std::string& name : reference.paths) {
+    auto path = Resolve(image_path, reference, name);
+    if (path) return path;
+    if (!first) first = std::move(path.error());
+  }
+  return std::unexpected(std::move(*first));
+}
+
+Result<std::string> Gate::Resolve(const std::string& image_path, const Reference& reference,
+                                  const std::string& name) const {
   const std::string what = Describe(reference);
-  std::string path = TRY_AS(what, PathOf(reference));
+  std::string path = TRY_AS(what, PathOf(name));
   if (path[0] != '/') path = DirectoryOf(image_path) + "/" + path;
 
   // Whether a file exists outside is none of the image's business either: policy before errno.

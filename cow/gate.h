@@ -26,7 +26,9 @@ namespace platter {
 struct GatePolicy {
   bool allow_external = false;
   std::vector<std::string> trusted;  // directories; what lies below them is allowed too
-  unsigned max_depth = 200;          // layers of a chain, at most 255
+  // Directories, trusted as well, in which a parent that is known by its id is looked for.
+  std::vector<std::string> search;
+  unsigned max_depth = 200;  // layers of a chain, at most 255
   // PLATTER_TRUST of the environment as `trusted`.
   static GatePolicy FromEnvironment();
 };
@@ -55,11 +57,15 @@ class Gate {
   static Result<std::unique_ptr<Store>> OpenFile(const std::string& path,
                                                  const FileOptions& options);
 
-  // The absolute, symlink-free path of `reference` as named by the image at `image_path`, if the
-  // policy lets it be opened. Relative names are relative to the image's directory, as the image
-  // was named; "file:" is taken off; "json:", other protocols, empty names, names with NUL bytes,
-  // directories, FIFOs and character devices are refused, block devices without allow_external.
-  // Errors begin with the reference; the caller says whose it is.
+  // The absolute, symlink-free path of `name`, by which the image at `image_path` means
+  // `reference`, if the policy lets it be opened. Relative names are relative to the image's
+  // directory, as the image was named; "file:" is taken off; "json:", other protocols, empty names,
+  // names with NUL bytes, directories, FIFOs and character devices are refused, block devices
+  // without allow_external. Errors begin with the reference; the caller says whose it is.
+  Result<std::string> Resolve(const std::string& image_path, const Reference& reference,
+                              const std::string& name) const;
+  // As above, of the first of reference.paths that resolves, or of its name where it has none. If
+  // none does, the error is that of the first.
   Result<std::string> Resolve(const std::string& image_path, const Reference& reference) const;
 
   const GatePolicy& policy() const { return policy_; }
@@ -70,7 +76,7 @@ class Gate {
   GatePolicy policy_;
 };
 
-// "parent 'base.qcow2'", for messages.
+// "parent 'base.qcow2'", for messages; "parent {id}" where the image knows no name.
 std::string Describe(const Reference& reference);
 
 // What a format is handed to open its data files with: each goes through the gate, and none may be

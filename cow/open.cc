@@ -5,14 +5,18 @@
 // back to an image that is open by another path), and a parent is read in the format that its
 // child recorded. Where the child recorded none, as old programs did, the parent is probed; that
 // is safe enough for a parent, which is never written, and worth a warning.
+#include <sys/stat.h>
+
 #include <algorithm>
-#include <array>
+#include <cerrno>
 #include <climits>
+#include <filesystem>
 #include <optional>
 #include <utility>
 
 #include "base/bytes.h"
 #include "cow/disk.h"
+#include "cow/search.h"
 #include "formats/signatures.h"
 #include "io/concat_store.h"
 
@@ -49,23 +53,16 @@ std::string FormatOfRecorded(const std::string& recorded) {
   return recorded;
 }
 
-// The bytes of a store at which signatures stand.
-Result<std::string_view> SignatureOf(Store& store) {
-  std::array<std::byte, 4096> head_bytes;
-  std::array<std::byte, 512> tail_bytes;
-  uint64_t size = TRY(store.Size());
-  Bytes head = Bytes(head_bytes).first(std::min<uint64_t>(size, head_bytes.size()));
-  Bytes tail = Bytes(tail_bytes).first(std::min<uint64_t>(size, tail_bytes.size()));
-  TRY(store.Read(0, head));
-  TRY(store.Read(size - tail.size(), tail));
-  return SignatureName(head, tail, size);
-}
-
 // One chain being opened.
 class ChainOpener {
  public:
   ChainOpener(const DiskOptions& options, const Gate& gate, std::vector<std::string>* warnings)
       : options_(options), gate_(gate), warnings_(warnings) {}
+
+  // A file that may not be part of the chain.
+  void Exclude(const std::string& path) {
+    if (auto id = IdentifyFile(path)) seen_.insert(*id);
+  }
 
   // The image that the user named.
   Result<std::unique_ptr<Layer>> OpenTop(const std::string& path) {
@@ -78,12 +75,27 @@ class ChainOpener {
     return OpenImage(std::move(store), path, options_.format, std::move(open), warnings_);
   }
 
+  // Where the parent that the image at `child` records as `reference` is, if it may be opened.
+  Result<std::string> FindParent(const std::string& child, const Reference& reference) const {
+    if (!reference.name.empty() || !reference.paths.empty()) {
+      auto path = gate_.Resolve(child, reference);
+      if (path || reference.id.empty() || path.error().errno_value() != ENOENT) return path;
+    }
+    std::vector<std::string> directories = gate_.policy().search;
+    directories.insert(directories.begin(), std::filesystem::path(child).parent_path());
+    if (directories[0].empty()) directories[0] = ".";
+    std::string path = TRY(FindById(reference, *TRY(FindFormat(reference.format)), directories));
+    return gate_.Resolve(child, reference, std::filesystem::absolute(path));
+  }
+
   // The file at `path` as the parent that `child` records as `reference`.
   Result<std::unique_ptr<Layer>> OpenResolved(const std::string& child, const Reference& reference,
                                               const std::string& path) {
     const std::string what =
         fmt::format("'{}': {}", Printable(child, PATH_MAX), Describe(reference));
     auto layer = TRY(OpenBelow(path, FormatOfRecorded(reference.format), what));
+    TRY_AS(what, CheckIdentity(reference, layer->info().identity));
+    WarnIfChanged(what, reference, path);
     if (reference.format.empty()) {
       Warn(warnings_, fmt::format("{}: no format is recorded; by its content it is {}", what,
                                   layer->info().format));
@@ -91,7 +103,18 @@ class ChainOpener {
     return layer;
   }
 
-  // A parent that the user named in place of the recorded one.
+  // As above for a file that the user named in place of the recorded one.
+  Result<std::unique_ptr<Layer>> OpenInstead(const std::string& child, const Reference* recorded,
+                                             const std::string& path, const std::string& format) {
+    const std::string what =
+        fmt::format("'{}': parent '{}'", Printable(child, PATH_MAX), Printable(path, PATH_MAX));
+    auto layer = TRY(OpenBelow(path, format, what));
+    if (recorded) TRY_AS(what, CheckIdentity(*recorded, layer->info().identity));
+    return layer;
+  }
+
+ private:
+  // The file at `path` in `format` (empty: probed).
   Result<std::unique_ptr<Layer>> OpenBelow(const std::string& path, const std::string& format,
                                            const std::string& what) {
     const unsigned limit = std::min(gate_.policy().max_depth, 255u);
@@ -107,14 +130,18 @@ class ChainOpener {
     return TRY_AS(what, OpenImage(std::move(store), path, format, OpenOptions{}, warnings));
   }
 
-  const Gate& gate() const { return gate_; }
-
-  // A file that may not be part of the chain.
-  void Exclude(const std::string& path) {
-    if (auto id = IdentifyFile(path)) seen_.insert(*id);
+  void WarnIfChanged(const std::string& what, const Reference& reference,
+                     const std::string& path) const {
+    struct stat status;
+    if (!reference.modified || ::stat(path.c_str(), &status) != 0) return;
+    if (status.st_mtime != *reference.modified) {
+      Warn(warnings_,
+           fmt::format("{}: its file was changed or copied since this image was made on "
+                       "it (it is of {}, recorded is {})",
+                       what, static_cast<int64_t>(status.st_mtime), *reference.modified));
+    }
   }
 
- private:
   // An image that is reached a second time would be its own parent.
   Result<> Remember(const std::string& path) {
     if (seen_.insert(TRY(IdentifyFile(path))).second) return {};
@@ -180,8 +207,8 @@ struct Chain {
 Result<> AddParents(ChainOpener& opener, Chain& chain) {
   while (const Reference* parent = ParentOf(*chain.layers.back())) {
     const std::string& child = chain.paths.back();
-    std::string path = TRY_AS(fmt::format("'{}'", Printable(child, PATH_MAX)),
-                              opener.gate().Resolve(child, *parent));
+    std::string path =
+        TRY_AS(fmt::format("'{}'", Printable(child, PATH_MAX)), opener.FindParent(child, *parent));
     auto layer = TRY(opener.OpenResolved(child, *parent, path));
     chain.Add(std::move(layer), std::move(path));
   }
@@ -195,8 +222,9 @@ Result<Chain> OpenChain(const std::string& path, const DiskOptions& options, con
   chain.Add(TRY(opener.OpenTop(path)), path);
   if (!parents) return chain;
   if (!options.parent.empty()) {
-    std::string what = fmt::format("parent '{}'", Printable(options.parent, PATH_MAX));
-    chain.Add(TRY(opener.OpenBelow(options.parent, options.parent_format, what)), options.parent);
+    const Reference* recorded = ParentOf(*chain.layers[0]);
+    chain.Add(TRY(opener.OpenInstead(path, recorded, options.parent, options.parent_format)),
+              options.parent);
   }
   TRY(AddParents(opener, chain));
   return chain;
@@ -210,11 +238,13 @@ Result<const Format*> ChooseFormat(Store& store, const std::string& name,
     const Format* format = TRY(FindFormat(name));
     if (format->name == "raw") {
       // Only a hint: an unreadable first sector is for whoever reads it to tell.
-      auto signature = SignatureOf(store);
-      if (signature && !signature->empty()) {
+      auto ends = ReadEnds(store);
+      if (!ends) return format;
+      auto signature = SignatureName(ends->head, ends->tail, ends->size);
+      if (!signature.empty()) {
         Warn(warnings,
              fmt::format("'{}' looks like {}; its bytes are taken as they are, as -f raw says",
-                         store.name(), *signature));
+                         store.name(), signature));
       }
     }
     return format;

@@ -29,6 +29,16 @@ class Opener {
                                                        bool writable) = 0;
 };
 
+// Makes the files that a new image consists of beside its own. Implemented by cow/create and by
+// tests.
+class FileMaker {
+ public:
+  virtual ~FileMaker() = default;
+  // An empty file (or a device) that the image is going to name `name`. The maker owns it, at least
+  // until the image is made; the Opener with which the new image is then opened hands it out.
+  virtual Result<Store*> MakeFile(const std::string& name) = 0;
+};
+
 struct OpenOptions {
   bool writable = false;
   const Secret* secret = nullptr;  // passphrase, if one was given
@@ -44,13 +54,23 @@ struct OpenOptions {
   std::map<std::string, std::string> options;
 };
 
+// The parent of a new image as it was found.
+struct ParentFile {
+  std::string path;      // absolute, without symbolic links
+  std::string relative;  // from the new image's folder
+  int64_t modified = 0;  // seconds since the Epoch
+  Info info;
+};
+
 struct CreateOptions {
   uint64_t size = 0;                           // bytes the guest sees
   std::map<std::string, std::string> options;  // -o name=value; an unknown name is kUnsupported
   std::optional<Reference> parent;             // recorded as written, not opened
+  std::optional<ParentFile> parent_file;       // what `parent` is; empty: nobody looked
+  std::string file_name = "image";             // the image's own, without folders
   const Secret* secret = nullptr;              // for encrypt.format
-  Store* data_store = nullptr;  // external data file, opened by the caller if `options` ask
-  bool reproducible = false;    // no random ids, times from SOURCE_DATE_EPOCH
+  FileMaker* files = nullptr;                  // null: an image that needs more files is refused
+  bool reproducible = false;                   // no random ids, times from SOURCE_DATE_EPOCH
 };
 
 struct OptionHelp {

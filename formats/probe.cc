@@ -5,7 +5,6 @@
 // one's own, never a decision that is made twice: an overlay records its parent's format, and raw
 // by guess keeps such a header from being written (formats/raw/head_guard.h).
 #include <algorithm>
-#include <array>
 
 #include "formats/format.h"
 #include "formats/signatures.h"
@@ -42,13 +41,8 @@ Result<bool> IsIso(Store& store, uint64_t size) {
 }  // namespace
 
 Result<ProbeResult> Probe(Store& store) {
-  std::array<std::byte, 4096> head_bytes;
-  std::array<std::byte, 512> tail_bytes;
-  uint64_t size = TRY(store.Size());
-  Bytes head = Bytes(head_bytes).first(std::min<uint64_t>(size, head_bytes.size()));
-  Bytes tail = Bytes(tail_bytes).first(std::min<uint64_t>(size, tail_bytes.size()));
-  TRY(store.Read(0, head));
-  TRY(store.Read(size - tail.size(), tail));
+  const Ends ends = TRY(ReadEnds(store));
+  const auto& [head, tail, size] = ends;
 
   ProbeResult result;
   int best = 0;

@@ -11,6 +11,7 @@ std::span<const Format* const> AllFormats() {
 }
 
 Result<const Format*> FindFormat(std::string_view name) {
+  if (name == "vhd") name = "vpc";  // QEMU named it after Virtual PC; the world says VHD
   std::string list;
   for (const Format* format : AllFormats()) {
     if (format->name == name) return format;

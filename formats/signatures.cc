@@ -131,6 +131,16 @@ std::string_view SignatureName(ConstBytes head, ConstBytes tail, uint64_t size) 
   return found ? found->name : std::string_view();
 }
 
+Result<Ends> ReadEnds(Store& store) {
+  Ends ends;
+  ends.size = TRY(store.Size());
+  ends.head.resize(std::min<uint64_t>(ends.size, 4096));
+  ends.tail.resize(std::min<uint64_t>(ends.size, 512));
+  TRY(store.Read(0, Bytes(ends.head)));
+  TRY(store.Read(ends.size - ends.tail.size(), Bytes(ends.tail)));
+  return ends;
+}
+
 bool IsIsoVolume(ConstBytes volume) {
   return HasAt(volume, 1, "CD001") && (volume[0] <= std::byte{3} || volume[0] == std::byte{0xff});
 }

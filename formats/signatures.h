@@ -4,8 +4,11 @@
 
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include "base/bytes.h"
+#include "base/result.h"
+#include "io/store.h"
 
 namespace platter {
 
@@ -28,6 +31,13 @@ const Signature* FindSignature(ConstBytes head, ConstBytes tail, uint64_t size);
 
 // A signature in the last bytes, whatever stands at the start.
 const Signature* FindTrailer(ConstBytes tail, uint64_t size);
+
+// The bytes of a store at which signatures stand.
+struct Ends {
+  std::vector<std::byte> head, tail;  // the first 4096 bytes and the last 512, or all there are
+  uint64_t size = 0;                  // of the store, bytes
+};
+Result<Ends> ReadEnds(Store& store);
 
 // True if `volume` (the 2048 bytes at kIsoVolume) is an ISO 9660 volume descriptor.
 constexpr uint64_t kIsoVolume = 32768;

@@ -13,8 +13,25 @@ namespace platter {
 // Another file that an image names. Opening it is a decision of cow/Gate, never of a format.
 struct Reference {
   enum Role : uint8_t { kParent, kData } role = kParent;
-  std::string name;    // as written in the image, raw bytes: print it through Printable()
+  // As written in the image, raw bytes: print it through Printable(). Empty where the image knows
+  // its parent by id alone (VDI).
+  std::string name;
   std::string format;  // as recorded in the image; empty where it records none
+  // Where to look for it, in this order, as paths of this system; empty: at `name`.
+  std::vector<std::string> paths;
+  // Who the parent has to be. Empty: the image does not say.
+  std::string id;                     // its Identity::id
+  std::vector<std::string> versions;  // one of them its Identity::version
+  // Seconds since the Epoch: when the parent's file was last changed. Copying a file changes that
+  // too, so a difference is worth a warning and no more.
+  std::optional<int64_t> modified;
+};
+
+// What tells an image, and a state of its content, from all others: children record it of their
+// parent. As text, in the form that messages show; empty where the format has none.
+struct Identity {
+  std::string id;       // for the life of the image: unique id of VDI and VHD
+  std::string version;  // new when the content changes: VMDK's CID, VHDX's data write GUID, ...
 };
 
 struct SnapshotInfo {
@@ -49,10 +66,11 @@ struct Info {
   uint32_t sector = 512;  // bytes: logical sector
   bool writable = false;
   bool encrypted = false;
-  bool dirty = false;                 // not closed cleanly
-  bool corrupt = false;               // marked as corrupt by a program that found it so
-  bool compressed_units = false;      // ReservePacked is offered, see compression
-  std::string compression;            // codec of packed units ("deflate", "zstd"); empty: none
+  bool dirty = false;             // not closed cleanly
+  bool corrupt = false;           // marked as corrupt by a program that found it so
+  bool compressed_units = false;  // ReservePacked is offered, see compression
+  std::string compression;        // codec of packed units ("deflate", "zstd"); empty: none
+  Identity identity;
   std::vector<Reference> references;  // every file it names, opened or not
   std::vector<SnapshotInfo> snapshots;
   std::vector<BitmapInfo> bitmaps;

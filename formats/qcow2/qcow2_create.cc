@@ -57,7 +57,7 @@ class Creation {
       : store_(store), options_(options), plan_(std::move(plan)), header_(plan_.header) {}
 
   Result<> Run() {
-    TRY(CheckDataStore());
+    TRY(MakeDataFile());
     std::vector<std::byte> luks = TRY(MakeLuksArea(options_, header_, plan_.luks));
     bool mapped = plan_.preallocation != Preallocation::kOff;
     layout_ = TRY(LayOut(header_, luks.size(), mapped, mapped && !header_.has_data_file()));
@@ -79,11 +79,11 @@ class Creation {
   }
 
  private:
-  Result<> CheckDataStore() const {
-    if (header_.has_data_file() == (options_.data_store != nullptr)) return {};
-    return Fail(Code::kRefused, "data_file: {}",
-                header_.has_data_file() ? "the data file is not open"
-                                        : "a data file is open, but none is named");
+  Result<> MakeDataFile() {
+    if (!header_.has_data_file()) return {};
+    if (!options_.files) return Fail(Code::kRefused, "data_file: no further file can be made here");
+    data_file_ = TRY_AS("data file", options_.files->MakeFile(*header_.data_file_name));
+    return {};
   }
 
   // Old contents go; new ones read as zeros, except the data part of a store of fixed size.
@@ -150,7 +150,7 @@ class Creation {
 
   // The guest's bytes, here or in the data file: as allocated as the options ask for.
   Result<> PrepareData() {
-    Store& store = header_.has_data_file() ? *options_.data_store : store_;
+    Store& store = header_.has_data_file() ? *data_file_ : store_;
     Range data = header_.has_data_file() ? Range{0, header_.size} : layout_.data;
     if (header_.has_data_file()) TRY(EmptyDataFile(store));
     if (!data.empty() && plan_.preallocation == Preallocation::kFalloc) TRY(store.Allocate(data));
@@ -184,6 +184,7 @@ class Creation {
   ImagePlan plan_;
   Header& header_;
   ImageLayout layout_;
+  Store* data_file_ = nullptr;  // null: guest data is in store_
   bool fixed_size_ = false;
 };
 

@@ -12,6 +12,7 @@
 #include "formats/qcow2/qcow2_parse.h"
 #include "formats/qcow2/qcow2_plan.h"
 #include "formats/qcow2/qcow2_testing.h"
+#include "formats/testing/named_stores.h"
 #include "io/memory_store.h"
 
 namespace platter::qcow2 {
@@ -23,12 +24,13 @@ using Qcow2Create = QemuTest;
 
 Error CreateError(uint64_t size, std::map<std::string, std::string> options,
                   std::optional<Reference> parent = std::nullopt) {
-  MemoryStore store, data;
+  MemoryStore store;
+  NamedStores files;
   CreateOptions create;
   create.size = size;
   create.options = std::move(options);
   create.parent = std::move(parent);
-  if (create.options.contains("data_file")) create.data_store = &data;
+  create.files = &files;
   auto created = CreateQcow2(store, create);
   if (created.has_value()) return Error(Code::kIo, 0, "no error");
   return std::move(created.error());

@@ -117,9 +117,9 @@ Verdict DamageTest::Judge(const std::string& name) {
 }
 
 std::string DamageTest::Content(const std::string& name) {
-  return Shell(
-             fmt::format("rm -f {1} && qemu-img convert -f qcow2 -O raw {0} {1} 2>/dev/null && sha256sum < {1}",
-                         Path(name), Path("content.raw")))
+  return Shell(fmt::format("rm -f {1} && qemu-img convert -f qcow2 -O raw {0} {1} 2>/dev/null && "
+                           "sha256sum < {1}",
+                           Path(name), Path("content.raw")))
       .text;
 }
 

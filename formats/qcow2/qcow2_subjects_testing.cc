@@ -13,6 +13,7 @@
 #include "formats/qcow2/qcow2_create.h"
 #include "formats/qcow2/qcow2_layer.h"
 #include "formats/qcow2/qcow2_testing.h"
+#include "formats/testing/named_stores.h"
 #include "io/testing/wrapper_store.h"
 
 namespace platter::qcow2 {
@@ -24,17 +25,13 @@ const Secret& Passphrase() {
   return secret;
 }
 
-class OneFileOpener final : public Opener {
- public:
-  explicit OneFileOpener(Store* file) : file_(file) {}
-  Result<std::unique_ptr<Store>> OpenReference(const Reference&, bool) override {
-    if (file_ == nullptr) return Fail(Code::kRefused, "no data file in this test");
-    return std::make_unique<WrapperStore>(*file_);
-  }
-
- private:
-  Store* file_;
-};
+// The one further file that an image of these tests can have, under the name it is given.
+NamedStores DataFile(const Configuration& configuration, Store* data) {
+  NamedStores files;
+  auto name = configuration.options.find("data_file");
+  if (data && name != configuration.options.end()) files.Lend(name->second, *data);
+  return files;
+}
 
 }  // namespace
 
@@ -49,13 +46,14 @@ Result<> CreateImage(const Configuration& configuration, Store& store, Store* da
   options.options["cluster_size"] = fmt::format("{}", configuration.cluster);
   if (configuration.parent) options.parent = Reference{Reference::kParent, "parent.raw", "raw"};
   if (configuration.encrypted) options.secret = &Passphrase();
-  options.data_store = data;
+  NamedStores files = DataFile(configuration, data);
+  options.files = &files;
   return CreateQcow2(store, options);
 }
 
 Result<std::unique_ptr<Layer>> OpenImage(const Configuration& configuration, Store& store,
                                          Store* data, bool writable, const std::string& snapshot) {
-  OneFileOpener opener(data);
+  NamedStores opener = DataFile(configuration, data);
   OpenOptions options;
   options.writable = writable;
   options.opener = &opener;

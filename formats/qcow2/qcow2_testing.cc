@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "formats/qcow2/qcow2_create.h"
+#include "formats/testing/named_stores.h"
 
 namespace platter::qcow2 {
 
@@ -66,9 +67,11 @@ std::unique_ptr<FileStore> QemuTest::OpenFile(const std::string& name) {
 
 void QemuTest::Create(const std::string& name, CreateOptions options) {
   std::unique_ptr<FileStore> data;
-  if (options.options.contains("data_file")) {
+  NamedStores files;
+  if (auto data_file = options.options.find("data_file"); data_file != options.options.end()) {
     data = NewFile("data");
-    options.data_store = data.get();
+    files.Lend(data_file->second, *data);
+    options.files = &files;
   }
   auto store = NewFile(name);
   ASSERT_NE(store, nullptr);
