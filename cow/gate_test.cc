@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -56,6 +57,25 @@ class GateTest : public testing::Test {
   fs::path root_;
   GatePolicy policy_;
 };
+
+TEST_F(GateTest, TriesThePathsOfAReferenceInTheirOrder) {
+  Reference reference{Reference::kParent, "C:\\vm\\base.img", "vhdx"};
+  reference.paths = {"gone.img", "../outside/secret.img", "base.img", "below/deep.img"};
+  auto path = Gate(policy_).Resolve(At("vm/image.qcow2"), reference);
+  ASSERT_TRUE(path) << path.error().text();
+  EXPECT_EQ(*path, At("vm/base.img"));
+
+  reference.paths = {"gone.img", "../outside/secret.img"};
+  path = Gate(policy_).Resolve(At("vm/image.qcow2"), reference);
+  ASSERT_FALSE(path);
+  EXPECT_EQ(path.error().errno_value(), ENOENT) << "the first path's error is told";
+}
+
+TEST_F(GateTest, SearchedDirectoriesAreTrusted) {
+  EXPECT_EQ(CodeOf("../store/golden.img"), Code::kRefused);
+  policy_.search = {At("store")};
+  EXPECT_EQ(Resolve("../store/golden.img"), "store/golden.img");
+}
 
 TEST_F(GateTest, AllowsTheOwnDirectoryAndBelow) {
   EXPECT_EQ(Resolve("base.img"), "vm/base.img");
