@@ -74,12 +74,15 @@
 #include <set>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/sync.h"
 #include "formats/format.h"
 #include "formats/vhdx/vhdx_image.h"
+#include "formats/vhdx/vhdx_journal.h"
 #include "formats/vhdx/vhdx_parse.h"
+#include "formats/vhdx/vhdx_space.h"
 #include "io/extent_list.h"
 #include "io/layer.h"
 #include "io/pin.h"
@@ -92,9 +95,13 @@ namespace platter::vhdx {
 // opened for writing.
 Result<std::unique_ptr<Layer>> OpenVhdx(std::unique_ptr<Store> store, const OpenOptions& options);
 
-class VhdxLayer final : public Layer {
+class VhdxReservation;
+
+class VhdxLayer final : public Layer, public Resizer {
  public:
   VhdxLayer(std::unique_ptr<Store> file, Image image, Info info, uint64_t file_size);
+  // Flushes and empties the log; errors are lost, so Flush before.
+  ~VhdxLayer() override;
 
   const Info& info() const override { return info_; }
   Pin Hold() override { return pins_.Hold(); }
@@ -103,12 +110,37 @@ class VhdxLayer final : public Layer {
   Result<std::unique_ptr<Reservation>> Reserve(Range want) override;
   Result<Range> Discard(Range want, Kind leave) override;
   Result<> Flush() override;
+  Resizer* resizer() override { return info_.writable ? this : nullptr; }
+  Result<> Resize(uint64_t size, Preallocation preallocation) override;
 
  private:
+  friend class VhdxReservation;
+
   // Why a lookup stopped.
   struct Stop {
     std::optional<uint64_t> missing;  // offset of a slice that is not in memory
     std::optional<Error> failure;
+  };
+
+  // What becomes of one block.
+  struct Update {
+    uint64_t block;
+    BatEntry entry;
+    bool clear = false;  // all bits of the block, before those of `present` are set
+    Range present;       // guest bytes, whole sectors: now in this file
+    Range old;           // host bytes that the old entry named, and the new one does not
+  };
+  // The right to make so many pages dirty; given back when it ends.
+  class Claim {
+   public:
+    Claim(VhdxLayer& layer, uint64_t pages) : layer_(&layer), pages_(pages) {}
+    Claim(Claim&& other) noexcept : layer_(other.layer_), pages_(std::exchange(other.pages_, 0)) {}
+    Claim& operator=(Claim&&) = delete;
+    ~Claim();
+
+   private:
+    VhdxLayer* layer_;
+    uint64_t pages_;
   };
 
   uint64_t block_size() const { return image_.metadata.block_size; }
@@ -120,6 +152,11 @@ class VhdxLayer final : public Layer {
     return result.has_value() ? std::move(result) : std::move(result).WithPrefix(name_);
   }
   Result<> CheckInside(Range want) const;
+  Result<> CheckWritable(Range want);
+  Result<> CheckDecided() const;
+  Result<> BeginWriting();
+  Result<> FindSpace();
+  Result<> UseEntry(uint64_t index, uint64_t raw);
 
   // vhdx_map.cc
   Result<size_t> MapAll(Range want, std::span<Extent> out);
@@ -137,17 +174,75 @@ class VhdxLayer final : public Layer {
   BitPlace LocateBit(uint64_t bitmap_host, uint64_t guest) const;
   Result<> CheckHost(std::string_view what, uint64_t number, Range host) const;
   Extent DataExtent(Range guest, uint64_t host) const;
+  uint64_t FileSize() const { return writing_ ? space_.file_size() : file_size_.load(); }
+
+  // vhdx_write.cc
+  Range ReservableBlocks(Range want) const;
+  uint64_t PagesFor(Range blocks) const;
+  Result<> Plan(VhdxReservation& reservation, Range want);
+  Result<BatEntry> ReadEntry(uint64_t block);
+  Result<> PlanBlock(VhdxReservation& reservation, Range part, BatEntry old,
+                     std::optional<uint64_t> fresh);
+  Result<> PlanSectors(VhdxReservation& reservation, Range part, Update& update, bool partial);
+  Result<bool> IsPresent(uint64_t guest);
+  // The sector bitmap of the block's chunk, which is made if need be.
+  Result<uint64_t> OwnBitmap(uint64_t block);
+  // In memory; the slices concerned are held by the caller.
+  uint64_t Apply(std::span<const Update> updates);
+  void EditLocked(uint64_t offset, ConstBytes bytes);
+  void SetBitsLocked(uint64_t bitmap, Range guest, bool value);
+  Result<std::vector<TableCache::Ref>> HoldSlices(Range blocks);
+
+  // vhdx_discard.cc
+  Result<Range> DiscardSome(Range want, Kind leave);
+  Result<Range> DiscardPart(Range part, Kind leave);
+  Result<Range> DiscardBlocks(Range part, Kind leave);
+
+  // vhdx_flush.cc
+  struct Batch {
+    uint64_t generation = 0;
+    std::set<uint64_t> offsets;
+    std::vector<LogPage> pages;
+    std::vector<TableCache::Piece> pieces;
+  };
+  Result<Claim> ClaimPages(uint64_t pages);
+  Result<> FlushLocked(std::vector<LogPage> more = {});
+  Batch TakeBatch();
+
+  // vhdx_resize.cc
+  Result<> ResizeTo(uint64_t size, Preallocation preallocation);
+  Result<> Grow(uint64_t size);
+  Result<> Shrink(uint64_t size);
+  Result<> ZeroTail();
+  Result<> ClearEntries(uint64_t first_block, uint64_t end, uint64_t known);
+  Result<> AllocateFrom(uint64_t block);
+  Result<> MoveBat(uint64_t bytes, Regions& regions, std::vector<LogPage>& pages);
+  Result<> CommitSize(uint64_t size, std::vector<LogPage> pages);
 
   const std::unique_ptr<Store> file_;
   Image image_;
   Info info_;
   const std::string name_;
   PinSet pins_;
-  std::atomic<uint64_t> file_size_;  // bytes that may be read
-  std::atomic<bool> writing_{false};
+  std::atomic<uint64_t> file_size_;  // bytes that may be read, until we write
+  std::atomic<bool> writing_{false};  // BeginWriting is done
+  // A resize failed at the moment that decides: the file may have either size, and only opening it
+  // again tells which. Nothing is written any more.
+  std::atomic<bool> undecided_{false};
+  RangeLock ranges_;
+  SpaceMap space_;
+  Mutex create_mutex_;  // see above
+  Mutex flush_mutex_;   // guards journal_, image_.headers, durable_
+  Journal journal_;
+  uint64_t durable_ = 0;  // generations before this are on disk
 
-  Mutex map_mutex_;  // see above
+  Mutex map_mutex_;  // guards the bytes of tables_ and everything below
+  CondVar claims_changed_;
   TableCache tables_;
+  std::set<uint64_t> dirty_pages_;   // offsets in the file
+  uint64_t pages_out_ = 0;           // taken by the Flush that is going on
+  uint64_t pages_claimed_ = 0;
+  uint64_t generation_ = 1;          // of what is published now: on disk once durable_ is greater
 };
 
 }  // namespace platter::vhdx

@@ -182,9 +182,9 @@ bool VhdxLayer::MapPartial(uint64_t block, uint64_t host, Range part, ExtentList
 // Whether a payload or bitmap block may lie at `host`: in the file, where nothing else is.
 Result<> VhdxLayer::CheckHost(std::string_view what, uint64_t number, Range host) const {
   if (host.empty()) return {};
-  if (!FitsIn(host.offset, host.length, file_size_)) {
+  if (!FitsIn(host.offset, host.length, FileSize())) {
     return Fail(Code::kCorrupt, "BAT: {} {} at {:#x} ends past the end of the file ({:#x})", what,
-                number, host.offset, file_size_.load());
+                number, host.offset, FileSize());
   }
   std::string_view owner;
   if (host.offset < kHeaderSection) owner = "the header section";

@@ -8,9 +8,10 @@ namespace platter::vhdx {
 namespace {
 
 Result<std::unique_ptr<Layer>> Open(std::unique_ptr<Store> file, const OpenOptions& options) {
-  if (options.writable) return Fail(Code::kUnsupported, "writing");
-  Image image = TRY(ReadImage(file));
+  const bool writes = options.writable && !options.info_only;
+  Image image = TRY(writes ? ReadImageReplaying(file) : ReadImage(file));
   Info info = MakeInfo(image);
+  info.writable = options.writable;
   for (const Reference& reference : info.references) {
     if (reference.paths.empty()) {
       return Fail(Code::kCorrupt, "parent locator: it names no parent");

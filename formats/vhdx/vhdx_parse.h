@@ -121,6 +121,10 @@ struct BatEntry {
   uint64_t host = 0;  // bytes
 
   bool present() const { return state >= BlockState::kFullyPresent; }
+  // Nothing is there, and the place is not to be used for anything else.
+  bool keeps_place() const {
+    return host != 0 && (state == BlockState::kUndefined || state == BlockState::kUnmapped);
+  }
   friend bool operator==(const BatEntry&, const BatEntry&) = default;
 };
 // Of a payload block. kCorrupt: a state that does not exist, or (without a parent) partially
