@@ -138,29 +138,24 @@ Result<> ReadRest(Store& file, Image& image) {
 
 }  // namespace
 
-Result<Image> ReadImage(std::unique_ptr<Store>& file) {
-  Image image = TRY(ReadStart(*file));
-  if (auto sequence = TRY(FindSequence(*file, image.headers.current))) {
-    LogChanges changes = TRY(LogChanges::Load(*file, image.headers.current, *sequence));
+Result<Image> ReadImage(Store& file, std::unique_ptr<ReplayedStore>& replayed) {
+  Image image = TRY(ReadStart(file));
+  if (auto sequence = TRY(FindSequence(file, image.headers.current))) {
+    LogChanges changes = TRY(LogChanges::Load(file, image.headers.current, *sequence));
     image.replayed_entries = sequence->entries.size();
-    file = std::make_unique<ReplayedStore>(std::move(file), std::move(changes));
+    replayed = std::make_unique<ReplayedStore>(file, std::move(changes));
   }
-  TRY(ReadRest(*file, image));
+  TRY(ReadRest(replayed ? static_cast<Store&>(*replayed) : file, image));
   return image;
 }
 
-Result<Image> ReadImageReplaying(std::unique_ptr<Store>& file) {
-  // All of it is looked at before the file is changed.
-  Image image = TRY(ReadImage(file));
-  if (IsNil(image.headers.current.log_id)) return image;
-  if (image.replayed_entries > 0) {
-    file = TRY_AS("replaying the log", static_cast<ReplayedStore&>(*file).Finish());
-  }
-  TRY(UpdateHeaders(*file, image.headers, [](Header& header) {
+Result<> FinishReplay(Store& file, Image& image, std::unique_ptr<ReplayedStore> replayed) {
+  if (IsNil(image.headers.current.log_id)) return {};
+  if (replayed) TRY_AS("replaying the log", replayed->Apply());
+  return UpdateHeaders(file, image.headers, [](Header& header) {
     header.log_id = {};
     header.file_write = MakeImageId({}, "file write");
-  }));
-  return image;
+  });
 }
 
 namespace {

@@ -36,12 +36,12 @@ struct Image {
   size_t replayed_entries = 0;  // of the log: it had to be replayed
 };
 
-// The image in `file`, which is replaced by a ReplayedStore where the log is not empty. Writes
-// nothing.
-Result<Image> ReadImage(std::unique_ptr<Store>& file);
+// The image in `file`. Where its log is not empty, `replayed` is how the file reads afterwards, and
+// nothing else of it counts. Writes nothing.
+Result<Image> ReadImage(Store& file, std::unique_ptr<ReplayedStore>& replayed);
 
-// As above for a writable file: a log that is not empty is replayed into it and emptied.
-Result<Image> ReadImageReplaying(std::unique_ptr<Store>& file);
+// Writes what the log says to the file, and empties it. `replayed` as ReadImage left it.
+Result<> FinishReplay(Store& file, Image& image, std::unique_ptr<ReplayedStore> replayed);
 
 Info MakeInfo(const Image& image);
 

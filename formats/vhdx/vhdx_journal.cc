@@ -72,14 +72,14 @@ Result<> Journal::WriteInPlace(const std::vector<LogPage>& pages, const std::vec
   return {};
 }
 
-Result<> Journal::Close() {
+Result<> Journal::Close(bool erase) {
   if (IsNil(headers_.current.log_id)) return {};
   TRY(file_.Sync());
   TRY(UpdateHeaders(file_, headers_, [](Header& header) { header.log_id = {}; }));
   id_ = {};
   next_ = 0;
   sequence_ = 1;
-  return {};
+  return erase ? file_.Zero(headers_.current.log, /*may_unmap=*/true) : Result<>();
 }
 
 }  // namespace platter::vhdx

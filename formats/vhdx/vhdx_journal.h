@@ -39,8 +39,9 @@ class Journal {
   Result<> Commit(const std::vector<LogPage>& pages, const std::vector<Range>& zeros,
                   uint64_t synced_size);
 
-  // Makes what was committed durable in place, and the log empty.
-  Result<> Close();
+  // Makes what was committed durable in place, and the log empty. `erase`: what it held goes, too,
+  // so that an image does not show how it was made.
+  Result<> Close(bool erase);
 
  private:
   Result<> WriteRing(ConstBytes bytes);

@@ -12,11 +12,15 @@
 
 namespace platter::vhdx {
 
-VhdxLayer::VhdxLayer(std::unique_ptr<Store> file, Image image, Info info, uint64_t file_size)
-    : file_(std::move(file)),
+VhdxLayer::VhdxLayer(std::unique_ptr<Store> file, std::unique_ptr<ReplayedStore> replayed,
+                     Image image, Info info, uint64_t file_size, bool fresh)
+    : owned_(std::move(file)),
+      replayed_(std::move(replayed)),
+      file_(replayed_ ? replayed_.get() : owned_.get()),
       image_(std::move(image)),
       info_(std::move(info)),
       name_(fmt::format("vhdx '{}'", file_->name())),
+      fresh_(fresh),
       file_size_(file_size),
       space_(*file_, pins_),
       journal_(*file_, image_.headers),
@@ -26,7 +30,7 @@ VhdxLayer::~VhdxLayer() {
   if (!writing_) return;
   // What cannot be written now is in the log, or was never acknowledged.
   if (!Flush().has_value()) return;
-  if (!journal_.Close().has_value()) return;
+  if (!journal_.Close(fresh_).has_value()) return;
   space_.Settle(durable_);
   (void)space_.Trim().has_value();
 }
@@ -37,10 +41,12 @@ Result<> VhdxLayer::BeginWriting() {
   if (writing_) return {};
   TRY(journal_.CheckLog());
   TRY_AS("looking for free space", FindSpace());
-  TRY(UpdateHeaders(*file_, image_.headers, [](Header& header) {
-    header.file_write = MakeImageId({}, "file write");
-    header.data_write = MakeImageId({}, "data write");
-  }));
+  if (!fresh_) {
+    TRY(UpdateHeaders(*file_, image_.headers, [](Header& header) {
+      header.file_write = MakeImageId({}, "file write");
+      header.data_write = MakeImageId({}, "data write");
+    }));
+  }
   writing_ = true;
   return {};
 }

@@ -99,7 +99,9 @@ class VhdxReservation;
 
 class VhdxLayer final : public Layer, public Resizer {
  public:
-  VhdxLayer(std::unique_ptr<Store> file, Image image, Info info, uint64_t file_size);
+  // `replayed`: how `file` reads where its log is not empty. `fresh` as in OpenOptions.
+  VhdxLayer(std::unique_ptr<Store> file, std::unique_ptr<ReplayedStore> replayed, Image image,
+            Info info, uint64_t file_size, bool fresh);
   // Flushes and empties the log; errors are lost, so Flush before.
   ~VhdxLayer() override;
 
@@ -219,10 +221,13 @@ class VhdxLayer final : public Layer, public Resizer {
   Result<> MoveBat(uint64_t bytes, Regions& regions, std::vector<LogPage>& pages);
   Result<> CommitSize(uint64_t size, std::vector<LogPage> pages);
 
-  const std::unique_ptr<Store> file_;
+  const std::unique_ptr<Store> owned_;
+  const std::unique_ptr<ReplayedStore> replayed_;
+  Store* const file_;  // one of them
   Image image_;
   Info info_;
   const std::string name_;
+  const bool fresh_;
   PinSet pins_;
   std::atomic<uint64_t> file_size_;  // bytes that may be read, until we write
   std::atomic<bool> writing_{false};  // BeginWriting is done

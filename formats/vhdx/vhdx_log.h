@@ -15,7 +15,6 @@
 
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <optional>
 #include <vector>
 
@@ -79,13 +78,14 @@ class LogChanges {
 // A file as it reads once its log is replayed, without changing it. Read-only.
 class ReplayedStore final : public Store {
  public:
-  ReplayedStore(std::unique_ptr<Store> file, LogChanges changes);
+  // `file` outlives the store.
+  ReplayedStore(Store& file, LogChanges changes);
 
-  // The file itself, with everything written to it. This store is of no use afterwards.
-  Result<std::unique_ptr<Store>> Finish();
+  // Writes everything to the file itself.
+  Result<> Apply() { return changes_.Apply(file_); }
 
   Caps caps() const override;
-  const std::string& name() const override { return file_->name(); }
+  const std::string& name() const override { return file_.name(); }
   bool writable() const override { return false; }
   Result<uint64_t> Size() const override { return size_; }
   using Store::Read;
@@ -101,7 +101,7 @@ class ReplayedStore final : public Store {
  private:
   Result<> ReadSpan(uint64_t at, Bytes into);
 
-  std::unique_ptr<Store> file_;
+  Store& file_;
   const LogChanges changes_;
   const uint64_t file_size_, size_;
 };

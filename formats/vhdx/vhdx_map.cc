@@ -128,7 +128,7 @@ Extent VhdxLayer::DataExtent(Range guest, uint64_t host) const {
   extent.guest = guest;
   extent.kind = Kind::kData;
   extent.writable = writing_;
-  extent.store = file_.get();
+  extent.store = file_;
   extent.host = {host, guest.length};
   return extent;
 }

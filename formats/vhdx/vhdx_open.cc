@@ -8,8 +8,11 @@ namespace platter::vhdx {
 namespace {
 
 Result<std::unique_ptr<Layer>> Open(std::unique_ptr<Store> file, const OpenOptions& options) {
-  const bool writes = options.writable && !options.info_only;
-  Image image = TRY(writes ? ReadImageReplaying(file) : ReadImage(file));
+  std::unique_ptr<ReplayedStore> replayed;
+  Image image = TRY(ReadImage(*file, replayed));
+  if (options.writable && !options.info_only) {
+    TRY(FinishReplay(*file, image, std::move(replayed)));
+  }
   Info info = MakeInfo(image);
   info.writable = options.writable;
   for (const Reference& reference : info.references) {
@@ -17,22 +20,21 @@ Result<std::unique_ptr<Layer>> Open(std::unique_ptr<Store> file, const OpenOptio
       return Fail(Code::kCorrupt, "parent locator: it names no parent");
     }
   }
-  uint64_t size = TRY(file->Size());
-  return std::make_unique<VhdxLayer>(std::move(file), std::move(image), std::move(info), size);
+  uint64_t size = TRY((replayed ? static_cast<Store&>(*replayed) : *file).Size());
+  return std::make_unique<VhdxLayer>(std::move(file), std::move(replayed), std::move(image),
+                                     std::move(info), size, options.fresh);
 }
 
 }  // namespace
 
 Result<std::unique_ptr<Layer>> OpenVhdx(std::unique_ptr<Store> store, const OpenOptions& options) {
-  std::string name = fmt::format("vhdx '{}'", store->name());
   for (const auto& [option, value] : options.options) {
-    return Fail(Code::kUnsupported, "{}: there is no option '{}' when opening", name,
-                Printable(option));
+    return Fail(Code::kUnsupported, "there is no option '{}' when opening", Printable(option));
   }
   if (!options.snapshot.empty()) {
-    return Fail(Code::kUnsupported, "{}: the format has no internal snapshots", name);
+    return Fail(Code::kUnsupported, "the format has no internal snapshots");
   }
-  return Open(std::move(store), options).WithPrefix(name);
+  return Open(std::move(store), options);
 }
 
 }  // namespace platter::vhdx

@@ -7,18 +7,13 @@
 
 namespace platter::vhdx {
 
-ReplayedStore::ReplayedStore(std::unique_ptr<Store> file, LogChanges changes)
-    : file_(std::move(file)),
+ReplayedStore::ReplayedStore(Store& file, LogChanges changes)
+    : file_(file),
       changes_(std::move(changes)),
-      file_size_(file_->Size().value_or(0)),
+      file_size_(file_.Size().value_or(0)),
       size_(changes_.size()) {}
 
-Result<std::unique_ptr<Store>> ReplayedStore::Finish() {
-  TRY(changes_.Apply(*file_));
-  return std::move(file_);
-}
-
-Store::Caps ReplayedStore::caps() const { return Caps{.preferred = file_->caps().preferred}; }
+Store::Caps ReplayedStore::caps() const { return Caps{.preferred = file_.caps().preferred}; }
 
 Result<> ReplayedStore::Read(uint64_t at, std::span<const iovec> into) {
   for (const iovec& part : into) {
@@ -35,16 +30,16 @@ Result<> ReplayedStore::ReadSpan(uint64_t at, Bytes into) {
   }
   // The log may make the file longer than it is.
   size_t there = at >= file_size_ ? 0 : std::min<uint64_t>(into.size(), file_size_ - at);
-  if (there > 0) TRY(file_->Read(at, into.first(there)));
+  if (there > 0) TRY(file_.Read(at, into.first(there)));
   std::memset(into.data() + there, 0, into.size() - there);
-  return changes_.Patch(*file_, at, into);
+  return changes_.Patch(file_, at, into);
 }
 
 Result<Store::Run> ReplayedStore::FindRun(uint64_t at) {
   Range changed = changes_.Next(at);
   if (!changed.empty() && changed.Contains(at)) return Run{changed.end() - at, true};
   Run run{size_ - at, false};
-  if (at < file_size_) run = TRY(file_->FindRun(at));
+  if (at < file_size_) run = TRY(file_.FindRun(at));
   if (!changed.empty()) run.length = std::min(run.length, changed.offset - at);
   return run;
 }
