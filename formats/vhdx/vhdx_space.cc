@@ -9,7 +9,8 @@ namespace platter::vhdx {
 
 namespace {
 constexpr uint64_t kMostFile = uint64_t{1} << 47;
-constexpr uint64_t kGrowBytes = 64 * kMiB;  // the file grows in steps of this
+// The file grows by an eighth of what it has, so that it grows seldom, at most by this.
+constexpr uint64_t kMostGrowth = 64 * kMiB;
 }  // namespace
 
 Result<> SpaceMap::Open() {
@@ -99,7 +100,7 @@ Result<> SpaceMap::GrowLocked(uint64_t size) {
   if (fixed_size_ || size > kMostFile) {
     return Fail(Code::kNoSpace, "the image is full ({} bytes, {} needed)", file_size_.load(), size);
   }
-  uint64_t more = std::min(RoundUp(size, kGrowBytes), kMostFile);
+  uint64_t more = std::min(RoundUp(size + std::min(size / 8, kMostGrowth), kMiB), kMostFile);
   TRY(file_.Resize(more));
   file_size_.store(more, std::memory_order_release);
   return {};
