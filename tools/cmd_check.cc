@@ -32,6 +32,7 @@ class CheckCommand : public Command {
 
   void Declare(CLI::App& app) override {
     image_.Declare(app);
+    image_.DeclareParent(app);
     app.add_option("-r,--repair", repair_, "Repair 'leaks', or 'all' that can be repaired")
         ->check(CLI::IsMember({"leaks", "all"}));
     app.add_flag("--deep", deep_,

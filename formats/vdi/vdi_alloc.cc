@@ -77,9 +77,15 @@ Result<> Allocator::CoverLocked(uint64_t blocks) {
   return {};
 }
 
-Result<> Allocator::Cover(uint64_t blocks) {
+Result<uint32_t> Allocator::AppendOne(uint32_t least) {
   std::lock_guard lock(mutex_);
-  return CoverLocked(blocks);
+  const uint32_t block = std::max(end_, least);
+  if (block >= kDiscarded) return Fail(Code::kNoSpace, "the format cannot name more host blocks");
+  TRY(CoverLocked(uint64_t{block} + 1));
+  if (block > end_) AddFreeLocked({end_, block - end_});
+  end_ = block + 1;
+  untouched_ = std::max<uint64_t>(untouched_, end_);
+  return block;
 }
 
 Result<Run> Allocator::Allocate(uint32_t most) {

@@ -54,8 +54,8 @@ class Allocator {
   std::vector<Run> Holes() const;  // ascending
   // Blocks from `end` on are free: end() is `end` now, or less where holes lie before it.
   void DropFrom(uint32_t end);
-  // The file holds host blocks below `blocks`, whether they are allocated or not.
-  Result<> Cover(uint64_t blocks);
+  // One block behind all that are in use, number `least` or more.
+  Result<uint32_t> AppendOne(uint32_t least);
   // The file ends behind block end() - 1.
   Result<> Cut();
 

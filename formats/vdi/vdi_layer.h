@@ -172,7 +172,7 @@ class VdiLayer final : public Layer, public Resizer {
   Result<> Grow(uint64_t size, Preallocation preallocation);
   Result<> ExtendMap(Header& next);
   Result<> MoveMap(Header& next);
-  Result<std::vector<uint32_t>> VacateFirst(uint32_t blocks);
+  Result<> VacateFirst(uint32_t blocks);
   Result<> Adopt(const Header& next);
   Result<> ZeroTail();
   Result<> DropEntries(uint32_t first, uint32_t end);

@@ -2,9 +2,9 @@
 // of the header's sector: before it the image has the old size, after it the new one.
 //
 // A map that does not fit in front of the host blocks any more gets the place of the first of them.
-// Those are copied behind the last one, the new map is written where they were, numbering all
-// blocks from their new beginning, and the header then changes everything at once. Version 0 has no
-// fields for the places, so there only what fits is possible.
+// Those move behind the last one, as a flush would write it. The new map is then written where they
+// were, numbering all blocks from their new beginning, and the header changes everything at once.
+// Version 0 has no fields for the places, so there only what fits is possible.
 #include <algorithm>
 #include <mutex>
 #include <utility>
@@ -105,7 +105,6 @@ Result<> VdiLayer::ExtendMap(Header& next) {
 
 Result<> VdiLayer::MoveMap(Header& next) {
   const uint64_t before = RoundUp(header_.end(), kSector), bytes = next.map_bytes();
-  std::vector<uint32_t> moved;  // old number to old number, of those that are in the way
   uint32_t vacated = 0;
   if (before + bytes <= header_.map_offset) {
     next.map_offset = before;
@@ -118,44 +117,39 @@ Result<> VdiLayer::MoveMap(Header& next) {
                   next.data_offset);
     }
     vacated = static_cast<uint32_t>(count);
-    moved = TRY(VacateFirst(vacated));
+    TRY(VacateFirst(vacated));
   }
   std::vector<le32> piece;
   TRY(ReadMap(*file_, header_, [&](uint32_t first, std::span<const le32> entries) -> Result<> {
     piece.assign(entries.begin(), entries.end());
     for (le32& entry : piece) {
-      if (!IsHostBlock(entry)) continue;
-      const uint32_t old = entry;
-      entry = (old < moved.size() ? moved[old] : old) - vacated;
+      if (IsHostBlock(entry)) entry = entry - vacated;
     }
     return file_->Write(next.map_offset + uint64_t{first} * 4, std::as_bytes(std::span(piece)));
   }));
   TRY(WriteFreeEntries(*file_, next.map_offset, header_.blocks, next.blocks - header_.blocks));
-  const uint32_t end = std::max(allocator_->end(), vacated);
-  next.allocated =
-      end +
-      static_cast<uint32_t>(std::ranges::count_if(moved, [](uint32_t to) { return to != 0; })) -
-      vacated;
+  next.allocated = std::max(allocator_->end(), vacated) - vacated;
   return file_->Sync();
 }
 
-// Copies what is in the first `blocks` host blocks behind the last one; says where each is now, 0
-// for those that hold nothing.
-Result<std::vector<uint32_t>> VdiLayer::VacateFirst(uint32_t blocks) {
-  std::vector<uint32_t> moved(blocks);
-  uint32_t next = std::max(allocator_->end(), blocks);
-  TRY(ReadMap(*file_, header_, [&](uint32_t, std::span<const le32> entries) -> Result<> {
-    for (uint32_t entry : entries) {
-      if (!IsHostBlock(entry) || entry >= blocks) continue;
-      if (next >= kDiscarded) return Fail(Code::kNoSpace, "VDI cannot name more host blocks");
-      TRY(allocator_->Cover(uint64_t{next} + 1));
-      TRY(CopyBlock(*file_, header_, entry, next));
-      moved[entry] = next++;
+// Moves what is in the first `blocks` host blocks behind the last one. Afterwards no entry on disk
+// names them.
+Result<> VdiLayer::VacateFirst(uint32_t blocks) {
+  std::vector<Update> moves;  // with the entry as it is
+  TRY(ReadMap(*file_, header_, [&](uint32_t first, std::span<const le32> entries) -> Result<> {
+    for (size_t i = 0; i < entries.size(); ++i) {
+      if (entries[i] < blocks) moves.push_back({static_cast<uint32_t>(first + i), entries[i]});
     }
     return {};
   }));
-  TRY(allocator_->Cover(next));
-  return moved;
+  for (const Update& move : moves) {
+    const uint32_t to = TRY(allocator_->AppendOne(blocks));
+    TRY(CopyBlock(*file_, header_, move.entry, to));
+    TableCache::Ref slice = TRY(map_->table.Get(SliceOf(move.block)));
+    const Update update{move.block, to};
+    allocator_->Retire(move.entry, WriteEntries(slice, std::span(&update, 1)));
+  }
+  return Flush();
 }
 
 // The header becomes `next`, and everything that was made from the old one is made anew.
