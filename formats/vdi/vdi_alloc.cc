@@ -170,15 +170,20 @@ std::vector<Run> Allocator::Holes() const {
   return holes;
 }
 
-void Allocator::DropFrom(uint32_t end) {
+void Allocator::Filled(uint32_t used) {
   std::lock_guard lock(mutex_);
-  end_ = std::min(end_, end);
-  while (!free_.empty()) {
-    auto last = std::prev(free_.end());
-    if (last->first + last->second < end_) break;
-    end_ = std::min(end_, last->first);
-    free_.erase(last);
-  }
+  free_.clear();
+  end_ = used;
+}
+
+void Allocator::DropLastHoles() {
+  std::lock_guard lock(mutex_);
+  // Neighbouring holes are one: no other can end where the last one begins.
+  if (free_.empty()) return;
+  auto last = std::prev(free_.end());
+  if (last->first + last->second != end_) return;
+  end_ = last->first;
+  free_.erase(last);
 }
 
 Result<> Allocator::Cut() {

@@ -52,8 +52,10 @@ class Allocator {
 
   // Nobody else uses the image, and all is flushed.
   std::vector<Run> Holes() const;  // ascending
-  // Blocks from `end` on are free: end() is `end` now, or less where holes lie before it.
-  void DropFrom(uint32_t end);
+  // The holes are filled with what was behind: blocks below `used`, all of them, are in use.
+  void Filled(uint32_t used);
+  // Holes at the end are none: end() is where they begin.
+  void DropLastHoles();
   // One block behind all that are in use, number `least` or more.
   Result<uint32_t> AppendOne(uint32_t least);
   // The file ends behind block end() - 1.

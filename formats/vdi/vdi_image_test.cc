@@ -170,7 +170,7 @@ TEST(VdiImage, ShortFilesAreRefused) {
 // A map of 2 GiB that is not there costs neither memory nor time.
 TEST(VdiImage, MapsPastTheEndAreRefused) {
   std::vector<std::byte> bytes = Simple().Bytes();
-  StoreAt(bytes, 384, le32(0x1fffffff));
+  StoreAt(bytes, 384, le32(0x1fffff00));
   StoreAt(bytes, 344, le32(0x80000000));
   MemoryStore store(bytes);
   auto layer = Open(store, false);

@@ -147,7 +147,8 @@ Result<> VdiLayer::Close() {
 Result<> VdiLayer::FillHoles() {
   // A block that is still pinned or whose unlinking is not durable is not known as a hole: it stays
   // one, for check to find.
-  std::vector<Run> holes = allocator_->Holes();
+  allocator_->DropLastHoles();
+  const std::vector<Run> holes = allocator_->Holes();
   uint64_t free = 0;
   for (const Run& hole : holes) free += hole.count;
   if (free == 0) return {};
@@ -156,12 +157,9 @@ Result<> VdiLayer::FillHoles() {
   for (const Run& hole : holes) {
     if (hole.end() > used) moved -= hole.end() - std::max(hole.first, used);
   }
-  if (moved * header_.block_size > kMostMoved) {
-    allocator_->DropFrom(allocator_->end());
-    return {};
-  }
+  if (moved * header_.block_size > kMostMoved) return {};
   TRY(MoveIntoHoles(*file_, header_, holes, used));
-  allocator_->DropFrom(used);
+  allocator_->Filled(used);
   return {};
 }
 

@@ -53,12 +53,10 @@ Result<Header> ReadHeader(Store& file) {
 }
 
 Result<std::unique_ptr<Layer>> OpenVdi(std::unique_ptr<Store> store, const OpenOptions& options) {
-  std::string name = fmt::format("vdi '{}'", store->name());
   for (const auto& [option, value] : options.options) {
-    return Fail(Code::kUnsupported, "{}: there is no option '{}' when opening", name,
-                Printable(option));
+    return Fail(Code::kUnsupported, "there is no option '{}' when opening", Printable(option));
   }
-  return Open(std::move(store), options).WithPrefix(name);
+  return Open(std::move(store), options);
 }
 
 }  // namespace platter::vdi
