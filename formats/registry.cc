@@ -3,11 +3,13 @@
 #include "formats/qcow2/qcow2.h"
 #include "formats/raw/raw.h"
 #include "formats/vdi/vdi.h"
+#include "formats/vhd/vhd.h"
 
 namespace platter {
 
 std::span<const Format* const> AllFormats() {
-  static constexpr const Format* kFormats[] = {&kQcow2Format, &kVdiFormat, &kRawFormat};
+  static constexpr const Format* kFormats[] = {&kQcow2Format, &kVdiFormat, &kVhdFormat,
+                                               &kRawFormat};
   return kFormats;
 }
 
