@@ -34,7 +34,6 @@ struct Subformat {
   bool qemu_reads = true;       // as far as we know: otherwise only we judge
   bool qemu_checks = true;      // `qemu-img check` knows the format
   bool writable = true;         // in place
-  bool any_size = true;         // the disk is as long as it is told to be, to the sector at least
   bool empty = true;            // a disk of no bytes is possible
   uint64_t largest = 3 * kTiB;  // bytes of disk
 };
@@ -99,7 +98,7 @@ std::vector<Subformat> Table() {
       {.name = "vpc",
        .format = "vpc",
        .qemu_checks = false,
-       .any_size = false,
+
        .empty = false,
        .largest = 2040 * kGiB},
       {.name = "vpc_fixed",
@@ -107,7 +106,7 @@ std::vector<Subformat> Table() {
        .options = "subformat=fixed",
        .qemu_options = "subformat=fixed",
        .qemu_checks = false,
-       .any_size = false,
+
        .empty = false,
        .largest = 64 * kMiB},
   };
