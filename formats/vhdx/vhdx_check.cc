@@ -106,9 +106,9 @@ class BatCheck {
   // A chunk with a partially present block needs its bitmap.
   void EndChunk() {
     if (partial_ && !has_bitmap_) {
-      report_.Add(Finding::kCorruption,
-                  fmt::format("BAT: {} is partially present, and has no sector bitmap",
-                              Name(*partial_)));
+      report_.Add(
+          Finding::kCorruption,
+          fmt::format("BAT: {} is partially present, and has no sector bitmap", Name(*partial_)));
     }
     partial_.reset();
     has_bitmap_ = false;

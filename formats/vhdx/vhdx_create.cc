@@ -19,8 +19,8 @@
 namespace platter::vhdx {
 namespace {
 
-constexpr uint64_t kPiece = kMiB;      // bytes written at once
-constexpr uint64_t kMostLog = kGiB;    // what we replay
+constexpr uint64_t kPiece = kMiB;    // bytes written at once
+constexpr uint64_t kMostLog = kGiB;  // what we replay
 
 struct Plan {
   Metadata metadata;

@@ -70,8 +70,8 @@ Result<Range> VhdxLayer::DiscardBlocks(Range part, Kind leave) {
     updates.push_back(update);
   }
   if (updates.empty()) return part;
-  const uint64_t entry = image_.regions.bat.offset +
-                         image_.metadata.PayloadIndex(part.offset / block_size()) * 8;
+  const uint64_t entry =
+      image_.regions.bat.offset + image_.metadata.PayloadIndex(part.offset / block_size()) * 8;
   slices.push_back(TRY(tables_.Get(SliceOf(entry))));
   uint64_t generation = Apply(updates);
   for (const Update& update : updates) space_.Retire(update.old, generation, /*punch=*/true);

@@ -32,13 +32,9 @@ Result<VhdxLayer::Claim> VhdxLayer::ClaimPages(uint64_t pages) {
   while (true) {
     {
       std::unique_lock lock(map_mutex_);
-      auto fits = [&] {
-        return dirty_pages_.size() + pages_out_ + pages_claimed_ + pages <= most;
-      };
+      auto fits = [&] { return dirty_pages_.size() + pages_out_ + pages_claimed_ + pages <= most; };
       // What is dirty goes by flushing; what is claimed only by waiting.
-      claims_changed_.Wait(lock, [&] {
-        return fits() || !dirty_pages_.empty() || pages_out_ > 0;
-      });
+      claims_changed_.Wait(lock, [&] { return fits() || !dirty_pages_.empty() || pages_out_ > 0; });
       if (fits()) {
         pages_claimed_ += pages;
         return Claim(*this, pages);

@@ -17,7 +17,7 @@ namespace platter::vhdx {
 // The two headers. The valid one with the higher sequence number counts.
 struct Headers {
   Header current;
-  int slot = 0;  // where `current` is: 0 or 1
+  int slot = 0;                         // where `current` is: 0 or 1
   std::array<std::string, 2> problems;  // why one does not count; empty: it is good
 };
 Result<Headers> ReadHeaders(Store& file);

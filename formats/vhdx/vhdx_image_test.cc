@@ -1,4 +1,6 @@
 // Images as a whole: ids, headers and region tables, resizing, sector bitmaps, parents.
+#include "formats/vhdx/vhdx_image.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -6,7 +8,6 @@
 #include "formats/vhdx/vhdx_check.h"
 #include "formats/vhdx/vhdx_create.h"
 #include "formats/vhdx/vhdx_disk.h"
-#include "formats/vhdx/vhdx_image.h"
 #include "formats/vhdx/vhdx_layer.h"
 #include "formats/vhdx/vhdx_subjects_testing.h"
 #include "io/engine/engine.h"
@@ -101,7 +102,9 @@ TEST(VhdxImage, EitherHeaderWillDo) {
   for (int slot = 0; slot < 2; ++slot) {
     MemoryStore store;
     Make(store, 3 * kMiB);
-    { Put(*Open(store), 0, 100, 7); }
+    {
+      Put(*Open(store), 0, 100, 7);
+    }
     ASSERT_TRUE(store.Zero({kHeaderOffsets[slot] + 512, 1}, false));
     ASSERT_TRUE(store.Write(kHeaderOffsets[slot] + 512, ConstBytes(Filled(1, 1))));
     EXPECT_EQ(ByteAt(*Open(store, false), 99), std::byte{7});
@@ -142,7 +145,9 @@ TEST(VhdxImage, AnEmptyDiskIsOneHoleWhateverItsEntriesSay) {
 TEST(VhdxImage, ReadsAllStates) {
   MemoryStore store;
   Make(store, 8 * kMiB);
-  { Put(*Open(store), 0, 8 * kMiB, 9); }
+  {
+    Put(*Open(store), 0, 8 * kMiB, 9);
+  }
   const Range bat = Look(store).regions.bat;
   for (uint64_t state : {0, 1, 2, 3}) {
     le64 raw = *LoadAt<le64>(store.Contents(), bat.offset + state * 8);
@@ -172,7 +177,9 @@ TEST(VhdxImage, ReadsAllStates) {
 TEST(VhdxImage, RefusesToWriteWhereOnePlaceIsUsedTwice) {
   MemoryStore store;
   Make(store, 4 * kMiB);
-  { Put(*Open(store), 0, 2 * kMiB, 9); }
+  {
+    Put(*Open(store), 0, 2 * kMiB, 9);
+  }
   const Range bat = Look(store).regions.bat;
   ASSERT_TRUE(store.Write(bat.offset + 8, AsBytes(*LoadAt<le64>(store.Contents(), bat.offset))));
   CheckReport report = CheckVhdx(store, {}, {}).value();
@@ -257,8 +264,8 @@ TEST(VhdxImage, TheBatMovesWhereItHasToGrow) {
 TEST(VhdxImage, SectorsOfADifferencingDisk) {
   for (uint32_t sector : {512u, 4096u}) {
     MemoryStore store;
-    Make(store, 8 * kMiB,
-         {{"block_size", "2M"}, {"logical_sector_size", std::to_string(sector)}}, true);
+    Make(store, 8 * kMiB, {{"block_size", "2M"}, {"logical_sector_size", std::to_string(sector)}},
+         true);
     auto layer = Open(store);
     auto kinds = [&](Range range) {
       std::vector<Extent> extents(16);

@@ -13,8 +13,9 @@ Result<> Journal::CheckLog() const {
   const Range log = headers_.current.log;
   uint64_t size = TRY(file_.Size());
   if (!log.empty() && FitsIn(log.offset, log.length, size)) return {};
-  return Fail(Code::kCorrupt, "header: the log, {:#x} bytes at {:#x}, is not inside the file ({:#x})",
-              log.length, log.offset, size);
+  return Fail(Code::kCorrupt,
+              "header: the log, {:#x} bytes at {:#x}, is not inside the file ({:#x})", log.length,
+              log.offset, size);
 }
 
 uint64_t Journal::capacity() const {

@@ -49,9 +49,9 @@ class Journal {
 
   Store& file_;
   Headers& headers_;
-  ImageId id_{};            // of our entries; nil before the first
-  uint64_t next_ = 0;       // bytes from the log's start: where the next entry goes
-  uint64_t sequence_ = 1;   // of the next entry
+  ImageId id_{};           // of our entries; nil before the first
+  uint64_t next_ = 0;      // bytes from the log's start: where the next entry goes
+  uint64_t sequence_ = 1;  // of the next entry
 };
 
 }  // namespace platter::vhdx

@@ -229,7 +229,7 @@ class VhdxLayer final : public Layer, public Resizer {
   const std::string name_;
   const bool fresh_;
   PinSet pins_;
-  std::atomic<uint64_t> file_size_;  // bytes that may be read, until we write
+  std::atomic<uint64_t> file_size_;   // bytes that may be read, until we write
   std::atomic<bool> writing_{false};  // BeginWriting is done
   // A resize failed at the moment that decides: the file may have either size, and only opening it
   // again tells which. Nothing is written any more.
@@ -244,10 +244,10 @@ class VhdxLayer final : public Layer, public Resizer {
   Mutex map_mutex_;  // guards the bytes of tables_ and everything below
   CondVar claims_changed_;
   TableCache tables_;
-  std::set<uint64_t> dirty_pages_;   // offsets in the file
-  uint64_t pages_out_ = 0;           // taken by the Flush that is going on
+  std::set<uint64_t> dirty_pages_;  // offsets in the file
+  uint64_t pages_out_ = 0;          // taken by the Flush that is going on
   uint64_t pages_claimed_ = 0;
-  uint64_t generation_ = 1;          // of what is published now: on disk once durable_ is greater
+  uint64_t generation_ = 1;  // of what is published now: on disk once durable_ is greater
 };
 
 }  // namespace platter::vhdx

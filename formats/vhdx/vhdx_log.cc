@@ -29,7 +29,8 @@ class LogScan {
     if (!sequence) {
       if (malformed_) return std::unexpected(std::move(*malformed_));
       if (!entries_.empty()) {
-        return Fail(Code::kCorrupt, "log: the entry at {:#x} names a tail that is not there ({:#x})",
+        return Fail(Code::kCorrupt,
+                    "log: the entry at {:#x} names a tail that is not there ({:#x})",
                     entries_.begin()->first, entries_.begin()->second.tail);
       }
       return std::optional<LogSequence>();
@@ -122,15 +123,16 @@ class LogScan {
     }
     for (uint64_t i = at == 0 ? sizeof(LogEntryDisk) : 0;
          i < kLogSector && count < entry.descriptors; i += sizeof(LogDescriptorDisk), ++count) {
-      LogChange change = TRY_AS(fmt::format("descriptor {}", count),
-                                ParseLogDescriptor(sector.subspan(i), entry));
+      LogChange change =
+          TRY_AS(fmt::format("descriptor {}", count), ParseLogDescriptor(sector.subspan(i), entry));
       if (!change.zero) ++data_sectors;
     }
     return {};
   }
 
   void NoteMalformed(uint64_t at, Error error) {
-    if (!malformed_) malformed_ = std::move(error).WithPrefix(fmt::format("log entry at {:#x}", at));
+    if (!malformed_)
+      malformed_ = std::move(error).WithPrefix(fmt::format("log entry at {:#x}", at));
   }
 
   // Of all sequences the one with the newest head. Valid entries do not overlap, since none begins

@@ -60,7 +60,7 @@ class LogChanges {
 
  private:
   struct Piece {
-    uint64_t end;     // in the file
+    uint64_t end;  // in the file
     LogChange change;
     uint64_t sector;  // in the file, where the data sector is
   };

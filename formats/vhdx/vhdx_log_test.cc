@@ -43,8 +43,8 @@ class LogTest : public testing::Test {
     std::vector<std::byte> bytes = BuildLogEntry(entry, pages, zeros);
     for (size_t i = 0; i < bytes.size(); i += kLogSector) {
       uint64_t place = (at + i) % header_.log.length;
-      EXPECT_TRUE(file_.Write(header_.log.offset + place,
-                              ConstBytes(bytes).subspan(i, kLogSector)));
+      EXPECT_TRUE(
+          file_.Write(header_.log.offset + place, ConstBytes(bytes).subspan(i, kLogSector)));
     }
     return (at + bytes.size()) % header_.log.length;
   }
@@ -133,8 +133,7 @@ TEST_F(LogTest, RefusesWhatIsWholeAndWrong) {
     return Failure();
   };
   EXPECT_NE(put([](LogEntry& e) { e.tail = 4096; }).find("names a tail"), std::string::npos);
-  EXPECT_NE(put([](LogEntry& e) { e.flushed_size = 9 * kMiB; }).find("was cut"),
-            std::string::npos);
+  EXPECT_NE(put([](LogEntry& e) { e.flushed_size = 9 * kMiB; }).find("was cut"), std::string::npos);
   EXPECT_NE(put([](LogEntry& e) { e.last_size = uint64_t{1} << 60; }).find("have to grow"),
             std::string::npos);
   EXPECT_NE(put({}, {4 * kMiB + 512, 4096}).find("not aligned"), std::string::npos);
@@ -201,9 +200,13 @@ TEST(Journal, APowerCutLeavesOneCommitWhole) {
       ASSERT_TRUE(file.Read(4 * kMiB, Bytes(got)));
       ASSERT_EQ(std::ranges::count(got, got[0]), 60 * 4096) << "cut " << cut << "/" << variant;
       size_t number = std::to_integer<size_t>(got[0]);
-      if (number + 1 < acknowledged.size()) EXPECT_LT(cut, acknowledged[number + 1]);
+      if (number + 1 < acknowledged.size()) {
+        EXPECT_LT(cut, acknowledged[number + 1]);
+      }
       // A log that the headers name holds a whole entry.
-      if (!IsNil(image->headers.current.log_id)) EXPECT_GT(image->replayed_entries, 0u);
+      if (!IsNil(image->headers.current.log_id)) {
+        EXPECT_GT(image->replayed_entries, 0u);
+      }
       // Replayed into the file it reads the same.
       ASSERT_TRUE(FinishReplay(*disk, *image, std::move(replayed)));
       std::vector<std::byte> again(got.size());

@@ -16,7 +16,9 @@ namespace {
 
 // How many bits from `first` on, up to `end`, are what bit `first` is.
 uint64_t RunOfBits(ConstBytes bits, uint64_t first, uint64_t end) {
-  auto bit = [&](uint64_t i) { return (std::to_integer<unsigned>(bits[i / 8]) >> (i % 8) & 1) != 0; };
+  auto bit = [&](uint64_t i) {
+    return (std::to_integer<unsigned>(bits[i / 8]) >> (i % 8) & 1) != 0;
+  };
   const bool value = bit(first);
   const uint64_t same = value ? ~uint64_t{0} : 0;
   uint64_t at = first;
@@ -148,8 +150,8 @@ bool VhdxLayer::MapPartial(uint64_t block, uint64_t host, Range part, ExtentList
                                                  {bitmap->host, bitmap->present() ? kMiB : 0})
                                      : Result<>(std::unexpected(std::move(bitmap.error())));
   if (good.has_value() && !bitmap->present()) {
-    good = Fail(Code::kCorrupt, "BAT: block {} is partially present, and has no sector bitmap",
-                block);
+    good =
+        Fail(Code::kCorrupt, "BAT: block {} is partially present, and has no sector bitmap", block);
   }
   if (!good.has_value()) {
     stop.failure = std::move(good.error());
@@ -165,8 +167,7 @@ bool VhdxLayer::MapPartial(uint64_t block, uint64_t host, Range part, ExtentList
     uint64_t end_bit = place.bit + DivideUp(part.end() - first, sector());
     uint64_t run = RunOfBits(slice.bytes(), bit, end_bit);
     uint64_t end = std::min(RoundDown(at, sector()) + run * sector(), part.end());
-    const bool here =
-        (std::to_integer<unsigned>(slice.bytes()[bit / 8]) >> (bit % 8) & 1) != 0;
+    const bool here = (std::to_integer<unsigned>(slice.bytes()[bit / 8]) >> (bit % 8) & 1) != 0;
     Extent extent = DataExtent(Range::FromTo(at, end), host + (at - block * block_size()));
     if (!here) {
       extent = Extent();

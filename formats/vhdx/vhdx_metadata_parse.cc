@@ -50,7 +50,8 @@ Result<std::vector<MetadataItem>> ParseMetadataTable(ConstBytes table, uint64_t 
     if (!system || !IsKnown(item.id)) continue;
     if (item.place.offset < kMetadataTableBytes ||
         !FitsIn(item.place.offset, item.place.length, region_length)) {
-      return Fail(Code::kCorrupt, "metadata table: item {}: {:#x} bytes at {:#x} of a region of {:#x}",
+      return Fail(Code::kCorrupt,
+                  "metadata table: item {}: {:#x} bytes at {:#x} of a region of {:#x}",
                   GuidText(item.id), item.place.length, item.place.offset, region_length);
     }
     if (std::ranges::count(items, item.id, &MetadataItem::id) > 0) {
@@ -118,9 +119,8 @@ Result<Metadata> ParseMetadata(const MetadataBytes& items) {
 }
 
 const std::string* ParentLocator::Find(std::string_view key) const {
-  auto found = std::ranges::find(entries, key, [](const auto& entry) -> std::string_view {
-    return entry.first;
-  });
+  auto found = std::ranges::find(entries, key,
+                                 [](const auto& entry) -> std::string_view { return entry.first; });
   return found == entries.end() ? nullptr : &found->second;
 }
 
@@ -159,10 +159,10 @@ Result<ParentLocator> ParseParentLocator(ConstBytes item) {
   for (uint32_t i = 0; i < disk->count; ++i) {
     auto entry = LoadAt<ParentEntryDisk>(item, sizeof *disk + i * sizeof(ParentEntryDisk));
     if (!entry) return Fail(Code::kCorrupt, "{} entries do not fit in it", uint16_t{disk->count});
-    std::string key = TRY_AS(fmt::format("key {}", i),
-                             Text(item, entry->key_offset, entry->key_length));
-    std::string value = TRY_AS(fmt::format("value {}", i),
-                               Text(item, entry->value_offset, entry->value_length));
+    std::string key =
+        TRY_AS(fmt::format("key {}", i), Text(item, entry->key_offset, entry->key_length));
+    std::string value =
+        TRY_AS(fmt::format("value {}", i), Text(item, entry->value_offset, entry->value_length));
     if (key == "parent_linkage" || key == "parent_linkage2") {
       auto id = PlainGuid(value);
       if (!id) return Fail(Code::kCorrupt, "{} is no GUID ('{}')", key, Printable(value));

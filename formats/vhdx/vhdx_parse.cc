@@ -138,7 +138,8 @@ Result<> CheckApart(const std::vector<Region>& regions, Range log) {
                 GuidText(sorted[i - 1].id), GuidText(region.id), region.place.offset);
   }
   std::ranges::sort(sorted, {}, [](const Region& region) { return region.id; });
-  auto twice = std::ranges::adjacent_find(sorted, {}, [](const Region& region) { return region.id; });
+  auto twice =
+      std::ranges::adjacent_find(sorted, {}, [](const Region& region) { return region.id; });
   if (twice == sorted.end()) return {};
   return Fail(Code::kCorrupt, "region table: region {} is there twice", GuidText(twice->id));
 }

@@ -53,8 +53,8 @@ struct Regions {
 };
 // kCorrupt: signature or checksum are wrong, so that this copy does not count.
 Result<> CheckRegionTable(ConstBytes table);
-// Of a copy that counts. Refuses overlaps (with `log` too), regions that are there twice, and by its id what is required
-// and unknown.
+// Of a copy that counts. Refuses overlaps (with `log` too), regions that are there twice, and by
+// its id what is required and unknown.
 Result<Regions> ParseRegions(ConstBytes table, Range log);
 std::vector<std::byte> BuildRegions(const std::vector<Region>& regions);
 
@@ -147,8 +147,8 @@ struct LogEntry {
 };
 // What one descriptor changes.
 struct LogChange {
-  Range file;          // bytes; a data sector's are 4 KiB
-  bool zero = false;   // else from the log:
+  Range file;         // bytes; a data sector's are 4 KiB
+  bool zero = false;  // else from the log:
   uint64_t leading = 0;
   uint32_t trailing = 0;
 };

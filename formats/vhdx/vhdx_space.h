@@ -5,7 +5,8 @@
 //
 // A block's way: free -> allocated (known to a reservation only) -> published (named by the BAT in
 // memory) -> retired (no longer named in memory, but maybe on disk, and a reader may still look at
-// it) -> free. Settle does the last step, for what is unlinked durably and out of every Pin's sight.
+// it) -> free. Settle does the last step, for what is unlinked durably and out of every Pin's
+// sight.
 #pragma once
 
 #include <atomic>
@@ -69,11 +70,11 @@ class SpaceMap {
   PinSet& pins_;
   bool fixed_size_ = false;
 
-  mutable Mutex mutex_;  // guards everything below; held while the file grows and is punched
-  std::vector<bool> used_;     // by MiB; those behind its end are free
-  uint64_t end_ = 0;           // MiB: from here on all are free
-  uint64_t untouched_ = 0;     // MiB: from here on the file never held anything
-  uint64_t hint_ = 0;          // MiB: before it there is no free run of `hint_length_`
+  mutable Mutex mutex_;     // guards everything below; held while the file grows and is punched
+  std::vector<bool> used_;  // by MiB; those behind its end are free
+  uint64_t end_ = 0;        // MiB: from here on all are free
+  uint64_t untouched_ = 0;  // MiB: from here on the file never held anything
+  uint64_t hint_ = 0;       // MiB: before it there is no free run of `hint_length_`
   uint64_t hint_length_ = 0;
   std::deque<Retired> retired_;
   std::atomic<uint64_t> file_size_{0};

@@ -51,15 +51,15 @@ std::vector<Configuration> Configurations() {
   const Options small{{"block_size", "1M"}};
   return {
       {"dynamic", 2 * kMiB + 1536, 256 * kKiB, small},
-      {"dynamic with states 0", 3 * kMiB,
-       512 * kKiB, Options{{"block_size", "1M"}, {"block_state_zero", "off"}}},
-      {"dynamic with 4 KiB sectors", 5 * kMiB,
-       512 * kKiB, Options{{"block_size", "2M"}, {"logical_sector_size", "4096"}}},
+      {"dynamic with states 0", 3 * kMiB, 512 * kKiB,
+       Options{{"block_size", "1M"}, {"block_state_zero", "off"}}},
+      {"dynamic with 4 KiB sectors", 5 * kMiB, 512 * kKiB,
+       Options{{"block_size", "2M"}, {"logical_sector_size", "4096"}}},
       {"fixed", 2 * kMiB, 128 * kKiB, Options{{"block_size", "1M"}, {"subformat", "fixed"}}},
       {"differencing", 2 * kMiB + 512, 128 * kKiB, small, true},
       {"differencing in sectors", 1 * kMiB + 512 * kKiB, 512, small, true},
-      {"differencing with 4 KiB sectors", 3 * kMiB,
-       4096, Options{{"block_size", "2M"}, {"logical_sector_size", "4096"}}, true},
+      {"differencing with 4 KiB sectors", 3 * kMiB, 4096,
+       Options{{"block_size", "2M"}, {"logical_sector_size", "4096"}}, true},
   };
 }
 
