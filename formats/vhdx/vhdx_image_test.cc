@@ -12,6 +12,7 @@
 #include "formats/vhdx/vhdx_subjects_testing.h"
 #include "io/engine/engine.h"
 #include "io/memory_store.h"
+#include "io/testing/wrapper_store.h"
 
 namespace platter::vhdx {
 namespace {
@@ -84,14 +85,20 @@ TEST(VhdxImage, IdsChangeWithTheFirstWriteAndTheLogIsEmptyAtTheEnd) {
 
 TEST(VhdxImage, ANewImageKeepsItsIdsAndIsReproducible) {
   auto make = [](MemoryStore& store) {
-    CreateOptions options{.size = 3 * kMiB, .options = {{"block_size", "1M"}}};
+    CreateOptions options;
+    options.size = 3 * kMiB;
+    options.options["block_size"] = "1M";
     options.reproducible = true;
     ASSERT_TRUE(CreateVhdx(store, options));
     const Header made = Look(store).headers.current;
-    OpenOptions open{.writable = true, .fresh = true};
-    auto layer = OpenVhdx(store.Clone(), open);
-    ASSERT_TRUE(layer);
-    (void)made;
+    OpenOptions open;
+    open.writable = open.fresh = true;
+    auto layer = OpenVhdx(std::make_unique<WrapperStore>(store), open);
+    ASSERT_TRUE(layer) << layer.error().text();
+    Put(**layer, kMiB + 7, 100, 5);
+    ASSERT_TRUE((*layer)->Flush());
+    layer->reset();
+    EXPECT_EQ(Look(store).headers.current.data_write, made.data_write);
   };
   MemoryStore a, b;
   make(a), make(b);
@@ -312,7 +319,9 @@ TEST(VhdxImage, SaysWhereItsParentMayBe) {
 TEST(VhdxImage, RefusesOptionsByName) {
   auto code = [](Options options, uint64_t size = kMiB) {
     MemoryStore store;
-    CreateOptions create{.size = size, .options = std::move(options)};
+    CreateOptions create;
+    create.size = size;
+    create.options = std::move(options);
     auto made = CreateVhdx(store, create);
     return made ? Code::kIo : made.error().code();
   };

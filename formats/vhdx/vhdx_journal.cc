@@ -19,13 +19,14 @@ Result<> Journal::CheckLog() const {
 }
 
 uint64_t Journal::capacity() const {
+  constexpr uint64_t kMost = 4096;  // 16 MiB, which are kept in memory
   const uint64_t sectors = headers_.current.log.length / 2 / kLogSector;
   constexpr uint64_t kInFirst = (kLogSector - sizeof(LogEntryDisk)) / sizeof(LogDescriptorDisk);
   constexpr uint64_t kInOthers = kLogSector / sizeof(LogDescriptorDisk);
   // One sector for the header and its descriptors, one for each 128 descriptors more.
   if (sectors <= 1 + kInFirst) return sectors - 1;
   uint64_t rest = sectors - 1 - kInFirst;
-  return kInFirst + rest - DivideUp(rest, kInOthers + 1);
+  return std::min(kMost, kInFirst + rest - DivideUp(rest, kInOthers + 1));
 }
 
 Result<> Journal::Commit(const std::vector<LogPage>& pages, const std::vector<Range>& zeros,
