@@ -87,6 +87,7 @@ class Disk : public Layer {
   Result<> Flush() override { return layers_[0]->Flush(); }
   // Growing over a longer parent zeroes what would show through.
   Resizer* resizer() override;
+  Snapshotter* snapshotter() override { return layers_[0]->snapshotter(); }
 
   size_t depth() const { return layers_.size(); }
   Layer& layer(size_t depth) { return *layers_[depth]; }

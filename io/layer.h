@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "base/range.h"
 #include "base/result.h"
@@ -131,6 +132,7 @@ class Layer {
 
   // Small interfaces that a layer may offer; null where it does not. Asked for once, at open.
   virtual class Resizer* resizer() { return nullptr; }
+  virtual class Snapshotter* snapshotter() { return nullptr; }
 };
 
 enum class Preallocation : uint8_t { kOff, kMetadata, kFalloc, kFull };
@@ -141,6 +143,19 @@ class Resizer {
   virtual ~Resizer() = default;
   // Shrinking drops what lies past the new end. Crash-safe: old size or new size.
   virtual Result<> Resize(uint64_t size, Preallocation preallocation) = 0;
+};
+
+// Snapshots that an image holds inside itself. Exclusive: nothing else uses the layer meanwhile.
+// What was written before a call is in it; a crash leaves the snapshots of before or of after the
+// call. Changes are durable on return, and info().snapshots and info().size say what is there now.
+class Snapshotter {
+ public:
+  virtual ~Snapshotter() = default;
+  // `name`: not empty, and of none that is there (kRefused).
+  virtual Result<> CreateSnapshot(const std::string& name) = 0;
+  // The disk reads as `wanted` (an id, else a name) does; what it held since is dropped.
+  virtual Result<> ApplySnapshot(const std::string& wanted) = 0;
+  virtual Result<> DeleteSnapshot(const std::string& wanted) = 0;
 };
 
 }  // namespace platter

@@ -104,6 +104,31 @@ TEST_F(PlatterTest, InfoHasQemuImgsFields) {
   }
 }
 
+TEST_F(PlatterTest, SnapshotsAreListedMadeAndDropped) {
+  std::string image = File("a.qcow2");
+  MustRun("qemu-img create -q -f qcow2 " + image + " 1M && qemu-io -c 'write -P 1 0 64k' " + image);
+  EXPECT_EQ(Platter({"snapshot", "-l", image}).out, "");
+  ASSERT_EQ(Platter({"snapshot", "-c", "one", image}).code, 0);
+  EXPECT_EQ(Platter({"snapshot", image}).out, MustRun("qemu-img snapshot -l " + image));
+  json list = json::parse(Platter({"snapshot", "-l", "--output", "json", image}).out);
+  EXPECT_EQ(list[0]["name"], "one");
+
+  MustRun("qemu-io -c 'write -P 2 0 64k' " + image);
+  ASSERT_EQ(Platter({"snapshot", "-a", "one", image}).code, 0);
+  MustRun("qemu-io -c 'read -P 1 0 64k' " + image + " | grep -vq failed");
+  ASSERT_EQ(Platter({"snapshot", "-d", "1", image}).code, 0);
+  EXPECT_EQ(Platter({"snapshot", "-l", image}).out, "");
+  MustRun("qemu-img check -q " + image);
+
+  Ran missing = Platter({"snapshot", "-a", "none", image});
+  EXPECT_EQ(missing.code, 1);
+  EXPECT_NE(missing.err.find("no such snapshot"), std::string::npos) << missing.err;
+  EXPECT_EQ(Platter({"snapshot", "-a", "x", "-d", "y", image}).code, 1);
+  MustRun("truncate -s 1M " + File("raw"));
+  EXPECT_NE(Platter({"snapshot", "-f", "raw", "-c", "x", File("raw")}).err.find("no snapshots"),
+            std::string::npos);
+}
+
 TEST_F(PlatterTest, MapAgreesWithQemuImg) {
   std::string raw = RawSource();
   MustRun("qemu-img convert -O qcow2 " + raw + " " + File("base.qcow2"));

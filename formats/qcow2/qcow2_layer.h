@@ -49,7 +49,8 @@
 //
 // Until the first Reserve, Discard or Resize nothing is writable, whatever its entry says: that
 // call is the place where the image learns that it is being changed (BeginWriting): unknown
-// autoclear bits are cleared and enabled bitmaps marked as in use, which they stay, since we do not
+// autoclear bits are cleared (BeginChange, all that snapshots need) and enabled bitmaps marked as
+// in use, which they stay, since we do not
 // track changes in them. Disabled bitmaps say what they said. An image that was opened for writing
 // and never written stays as it was, byte by byte.
 //
@@ -77,9 +78,9 @@
 // After an error everything is dirty again and the next Flush tries it all; what was published
 // stays published in memory.
 //
-// Lazy refcounts are ignored when writing: the counts are always right, so the dirty bit is never
-// set. An image that has it is repaired when it is opened for writing. The corrupt bit refuses
-// writing.
+// Lazy refcounts are ignored when writing: the counts are always right, so the dirty bit is not
+// set but while snapshots are changed (qcow2_snapshots.h). An image that has it is repaired when it
+// is opened for writing. The corrupt bit refuses writing.
 //
 // Source: QEMU docs/interop/qcow2.rst.
 #pragma once
@@ -110,6 +111,7 @@ namespace platter::qcow2 {
 Result<std::unique_ptr<Layer>> OpenQcow2(std::unique_ptr<Store> store, const OpenOptions& options);
 
 class Qcow2Reservation;
+class Qcow2Snapshots;
 class ExtentList;
 
 class Qcow2Layer final : public Layer, public Resizer {
@@ -143,10 +145,12 @@ class Qcow2Layer final : public Layer, public Resizer {
   Result<Range> Discard(Range want, Kind leave) override;
   Result<> Flush() override;
   Resizer* resizer() override { return info_.writable ? this : nullptr; }
+  Snapshotter* snapshotter() override;
   Result<> Resize(uint64_t size, Preallocation preallocation) override;
 
  private:
   friend class Qcow2Reservation;
+  friend class Qcow2Snapshots;
 
   // Where the L2 entry of a guest offset is.
   struct Place {
@@ -189,6 +193,7 @@ class Qcow2Layer final : public Layer, public Resizer {
   }
   Result<> CheckInside(Range want) const;
   Result<> CheckWritable(Range want);
+  Result<> BeginChange();
   Result<> BeginWriting();
   Result<> MarkBitmapsInUse();
   Result<> WriteHeaderLocked(const Header& header);
@@ -268,7 +273,7 @@ class Qcow2Layer final : public Layer, public Resizer {
   const std::unique_ptr<Cipher> cipher_;
   // As opened: geometry and features, which never change. Not its sizes and offsets.
   const Header format_;
-  const std::vector<Snapshot> snapshots_;
+  std::vector<Snapshot> snapshots_;  // changed by Qcow2Snapshots only, as info_.snapshots
   const std::vector<Bitmap> bitmaps_;
   const std::string name_;  // "qcow2 'a.img'"
   const bool info_only_;
@@ -281,10 +286,12 @@ class Qcow2Layer final : public Layer, public Resizer {
   Mutex flush_mutex_;                  // guards header_, durable_
   Header header_;                      // as it is on disk
   uint64_t durable_ = 0;               // number of the last flush that succeeded
+  std::atomic<bool> changing_{false};  // BeginChange is done
   std::atomic<bool> writing_{false};   // BeginWriting is done
   std::atomic<uint64_t> data_end_{0};  // bytes: end of the store of guest data, if nothing grows it
   MetadataMap metadata_;
-  std::unique_ptr<Allocator> allocator_;  // of a writable layer
+  std::unique_ptr<Allocator> allocator_;         // of a writable layer
+  std::unique_ptr<Qcow2Snapshots> snapshotter_;  // likewise
 
   Mutex map_mutex_;  // guards everything below
   EntryTable l1_;

@@ -238,6 +238,38 @@ Result<std::vector<Snapshot>> ParseSnapshots(const Header& header, ConstBytes ta
   return snapshots;
 }
 
+std::vector<std::byte> BuildSnapshots(const std::vector<Snapshot>& snapshots) {
+  std::vector<std::byte> table;
+  auto put = [&](ConstBytes bytes) { table.insert(table.end(), bytes.begin(), bytes.end()); };
+  for (const Snapshot& snapshot : snapshots) {
+    const SnapshotInfo& info = snapshot.info;
+    DiskSnapshot disk{};
+    disk.l1_table_offset = snapshot.l1_offset;
+    disk.l1_size = snapshot.l1_size;
+    disk.id_length = static_cast<uint16_t>(info.id.size());
+    disk.name_length = static_cast<uint16_t>(info.name.size());
+    disk.date_seconds = static_cast<uint32_t>(info.date_seconds);
+    disk.date_nanoseconds = info.date_nanoseconds;
+    disk.vm_clock_nanoseconds = info.vm_clock_nanoseconds;
+    disk.vm_state_size = static_cast<uint32_t>(std::min<uint64_t>(info.vm_state_size, UINT32_MAX));
+    disk.extra_size = static_cast<uint32_t>(snapshot.extra.size());
+    put(AsBytes(disk));
+    put(snapshot.extra);
+    put(AsBytes(std::string_view(info.id)));
+    put(AsBytes(std::string_view(info.name)));
+    table.resize(RoundUp(table.size(), 8));
+  }
+  return table;
+}
+
+std::vector<std::byte> SnapshotExtra(uint64_t disk_size) {
+  DiskSnapshotExtra extra{};
+  extra.disk_size = disk_size;
+  extra.icount = UINT64_MAX;  // not recorded
+  ConstBytes bytes = AsBytes(extra);
+  return {bytes.begin(), bytes.end()};
+}
+
 namespace {
 
 Result<> CheckBitmap(const Header& header, const DiskBitmapEntry& disk) {

@@ -164,6 +164,10 @@ struct Snapshot {
 // `bytes_used` (may be null) gets the table's length.
 Result<std::vector<Snapshot>> ParseSnapshots(const Header& header, ConstBytes table,
                                              uint64_t* bytes_used);
+// The table that ParseSnapshots reads as `snapshots`.
+std::vector<std::byte> BuildSnapshots(const std::vector<Snapshot>& snapshots);
+// The extra data of a new snapshot in an image of version 3, without VM state.
+std::vector<std::byte> SnapshotExtra(uint64_t disk_size);
 
 struct Bitmap {
   BitmapInfo info;
