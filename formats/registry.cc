@@ -4,12 +4,13 @@
 #include "formats/raw/raw.h"
 #include "formats/vdi/vdi.h"
 #include "formats/vhd/vhd.h"
+#include "formats/vhdx/vhdx.h"
 
 namespace platter {
 
 std::span<const Format* const> AllFormats() {
   static constexpr const Format* kFormats[] = {&kQcow2Format, &kVdiFormat, &kVhdFormat,
-                                               &kRawFormat};
+                                               &kVhdxFormat, &kRawFormat};
   return kFormats;
 }
 
