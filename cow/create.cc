@@ -18,6 +18,8 @@ namespace platter {
 
 namespace {
 
+constexpr uint64_t kSector = 512;
+
 // A file or device that is about to be written from the start.
 struct Target {
   std::optional<AtomicFile> file;  // none: a block device, written in place
@@ -167,6 +169,13 @@ Result<std::unique_ptr<NewImage>> NewImage::Create(const std::string& path,
   OpenOptions open{
       .writable = true, .secret = create.secret, .opener = &companions, .fresh = true};
   auto layer = TRY(format->open(std::move(image_store), open));
+  const uint64_t size = layer->info().size;
+  if (warnings && !raw_bytes && size != RoundUp(create.size, kSector)) {
+    warnings->push_back(
+        fmt::format("'{}': the disk has {} bytes and not {}, as {} has it; -o help "
+                    "says if there is a way to have it exact",
+                    Printable(path, PATH_MAX), size, create.size, format->name));
+  }
   state->disk = Disk::Stack(std::move(layer), path, std::move(parents));
   return std::unique_ptr<NewImage>(new NewImage(std::move(state)));
 }

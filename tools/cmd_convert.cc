@@ -1,10 +1,12 @@
 // platter convert: the content of one or more images into a new image, or an
 // existing one (-n).
 #include <CLI/CLI.hpp>
+#include <fmt/ranges.h>
 
 #include "tools/command.h"
 #include "tools/convert.h"
 #include "tools/image_options.h"
+#include "tools/products.h"
 #include "tools/progress.h"
 #include "tools/size.h"
 
@@ -32,6 +34,7 @@ class ConvertCommand : public Command {
            "small.qcow2\n"
            "  platter convert --verify -O raw disk.qcow2 disk.raw\n"
            "  platter convert -n -O raw disk.qcow2 /dev/vg0/guest\n"
+           "  platter convert --for azure disk.qcow2 disk.vhd\n"
            "  zstd -dc disk.raw.zst | platter convert -f raw -O qcow2 - "
            "disk.qcow2\n"
            "Exit code: 0 whole, 1 failed (and no output left), 3 written with "
@@ -43,8 +46,12 @@ class ConvertCommand : public Command {
     ConvertOptions& o = options_;
     o.source.Declare(app);
     o.source.DeclareParent(app);
-    app.add_option("-O,--target-format", o.target_format, "Format of the output; default raw")
+    app.add_option("-O,--target-format", wish_.format, "Format of the output; default raw")
         ->type_name("FMT");
+    app.add_option("--for", wish_.product,
+                   "Choose format, options and size as this product takes them: " +
+                       fmt::format("{}", fmt::join(ProductNames(), ", ")))
+        ->type_name("PRODUCT");
     app.add_option("-o,--options", target_lists_,
                    "Options of the output format; -o help lists them")
         ->type_name("NAME=VALUE")
@@ -95,7 +102,7 @@ class ConvertCommand : public Command {
 
   int Run(Console& console) override {
     if (target_lists_.size() == 1 && (target_lists_[0] == "help" || target_lists_[0] == "?")) {
-      return PrintFormatOptions(options_.target_format, console);
+      return PrintFormatOptions(wish_.format.empty() ? "raw" : wish_.format, console);
     }
     Result<ConvertOutcome> outcome = Convert(console);
     if (!outcome) {
@@ -114,7 +121,7 @@ class ConvertCommand : public Command {
       return Fail(Code::kOutOfRange, "--parent is for one source; there are {}", o.sources.size());
     }
     o.target = files_.back();
-    o.target_options = TRY(ParseOptionList(target_lists_));
+    TRY(ChooseTarget(console));
     o.source.snapshot = SnapshotName(snapshot_);
     o.source.quiet = o.progress.quiet;
     o.target_direct = TRY(WantsDirect(target_cache_));
@@ -124,7 +131,23 @@ class ConvertCommand : public Command {
     return RunConvert(o, console);
   }
 
+  // -O, -o and --for together.
+  Result<> ChooseTarget(Console& console) {
+    ConvertOptions& o = options_;
+    if (!wish_.product.empty() && o.no_create) {
+      return Fail(Code::kOutOfRange, "--for makes a new image, -n does not");
+    }
+    wish_.options = TRY(ParseOptionList(target_lists_));
+    std::string chosen = TRY(ChooseFor(wish_, /*create=*/false));
+    if (!chosen.empty() && !o.progress.quiet) console.Err(fmt::format("{}\n", chosen));
+    if (!wish_.format.empty()) o.target_format = wish_.format;
+    o.target_options = wish_.options;
+    o.size_multiple = wish_.multiple;
+    return {};
+  }
+
   ConvertOptions options_;
+  ImageWish wish_;
   std::vector<std::string> files_, target_lists_;
   std::string snapshot_, sparse_, rate_, target_secret_, target_cache_ = "writeback", ignored_;
   bool ignored_flag_ = false;

@@ -87,7 +87,7 @@ class Converter {
   Result<> IntoNew(const std::string& path) {
     NewImageOptions create;
     create.format = o_.target_format;
-    create.create.size = source_ ? source_->info().size : 0;
+    create.create.size = RoundUp(source_ ? source_->info().size : 0, o_.size_multiple);
     create.create.options = o_.target_options;
     create.create.secret = o_.target_secret ? &*o_.target_secret : nullptr;
     create.create.reproducible = o_.reproducible;
@@ -152,12 +152,22 @@ class Converter {
       ProgressDisplay display(console_, progress_, o_.progress);
       if (from_stdin()) {
         TRY_AS("standard input", ImportRaw(STDIN_FILENO, disk, o_.copy));
+        TRY(RoundSize(disk));
       } else {
         o_.copy.skip_parent = SharesParentWith(disk);
         TRY(Copy(*source_, disk, {0, source_->info().size}, o_.copy));
       }
     }
     return disk.Flush();
+  }
+
+  // The end of a stream is known when it is there.
+  Result<> RoundSize(Disk& disk) {
+    uint64_t size = RoundUp(disk.info().size, o_.size_multiple);
+    if (size == disk.info().size) return {};
+    Resizer* resizer = disk.resizer();
+    if (!resizer) return Fail(Code::kUnsupported, "{} cannot be resized", disk.info().format);
+    return resizer->Resize(size, Preallocation::kOff);
   }
 
   // With -B and a source that is an overlay of the very same parent, only what
