@@ -2,11 +2,11 @@
 // existing one (-n).
 #include <CLI/CLI.hpp>
 
+#include "base/size.h"
 #include "tools/command.h"
 #include "tools/convert.h"
 #include "tools/image_options.h"
 #include "tools/progress.h"
-#include "tools/size.h"
 
 namespace platter {
 namespace {

@@ -1,11 +1,11 @@
 // platter create: a new, empty image, or an overlay of an existing one.
 #include <CLI/CLI.hpp>
 
+#include "base/size.h"
 #include "cow/create.h"
 #include "tools/command.h"
 #include "tools/convert.h"
 #include "tools/image_options.h"
-#include "tools/size.h"
 
 namespace platter {
 namespace {

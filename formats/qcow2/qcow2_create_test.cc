@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "formats/options.h"
 #include "formats/qcow2/qcow2_parse.h"
 #include "formats/qcow2/qcow2_plan.h"
 #include "formats/qcow2/qcow2_testing.h"
@@ -31,7 +32,8 @@ Error CreateError(uint64_t size, std::map<std::string, std::string> options,
   create.options = std::move(options);
   create.parent = std::move(parent);
   create.files = &files;
-  auto created = CreateQcow2(store, create);
+  Result<> created = TakeCommonOptions(create);
+  if (created) created = CreateQcow2(store, create);
   if (created.has_value()) return Error(Code::kIo, 0, "no error");
   return std::move(created.error());
 }
@@ -288,7 +290,7 @@ TEST(Qcow2CreateRefuses, WhatQemuRefuses) {
        "extended_l2"},
       {kMiB, {{"preallocation", "some"}}, Code::kUnsupported, "some"},
       {kMiB, {{"backing_fmt", "raw"}}, Code::kUnsupported, "backing_fmt needs"},
-      {kMiB, {{"backing_file", ""}}, Code::kUnsupported, "backing_file"},
+      {kMiB, {{"backing_file", ""}}, Code::kUnsupported, "parent is empty"},
       {129 * kGiB, {{"cluster_size", "512"}}, Code::kOutOfRange, "larger cluster_size"},
       {(uint64_t{1} << 63) - 1, {{"cluster_size", "2M"}}, Code::kOutOfRange, "too large"},
       {kMiB,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "formats/options.h"
 #include "formats/qcow2/qcow2_create.h"
 #include "formats/testing/named_stores.h"
 
@@ -52,6 +53,8 @@ void QemuTest::Create(const std::string& name, uint64_t size,
   create.size = size;
   create.options = std::move(options);
   create.secret = secret;
+  auto taken = TakeCommonOptions(create);
+  ASSERT_TRUE(taken.has_value()) << taken.error().text();
   Create(name, std::move(create));
 }
 
