@@ -88,21 +88,6 @@ class Companions final : public FileMaker, public Opener {
   bool on_device_ = false;
 };
 
-// qemu-img's older way to say with -o what -b, -F and the size argument say.
-Result<> TakeOldNames(CreateOptions& create) {
-  if (auto size = TRY(SizeOption(create.options, "size"))) create.size = *size;
-  auto name = FindOption(create.options, "backing_file");
-  auto format = FindOption(create.options, "backing_fmt");
-  if (name && !create.parent) {
-    create.parent =
-        Reference{Reference::kParent, std::string(*name), std::string(format.value_or(""))};
-  } else if (format && create.parent && create.parent->format.empty()) {
-    create.parent->format = *format;
-  }
-  for (const char* taken : {"size", "backing_file", "backing_fmt"}) create.options.erase(taken);
-  return {};
-}
-
 std::string FileName(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
 // What a format may want to record of the parent that was opened at `path`.
@@ -143,7 +128,7 @@ Result<std::unique_ptr<NewImage>> NewImage::Create(const std::string& path,
                                                    std::vector<std::string>* warnings) {
   const Format* format = TRY(FindFormat(options.format));
   CreateOptions create = options.create;
-  TRY(TakeOldNames(create));
+  TRY(TakeCommonOptions(create));
 
   std::unique_ptr<Disk> parents;
   if (create.parent && options.open_parent) {

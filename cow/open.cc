@@ -298,6 +298,7 @@ Result<std::vector<ChainEntry>> ReadChainInfo(const std::string& path, const Dis
   headers.file.writable = false;
   Chain chain = TRY(OpenChain(path, headers, gate, parents && !options.no_backing, warnings));
   std::vector<ChainEntry> entries;
+  entries.reserve(chain.layers.size());
   for (size_t i = 0; i < chain.layers.size(); ++i) {
     entries.push_back({chain.paths[i], chain.layers[i]->info()});
   }

@@ -1,9 +1,7 @@
 // Opening and creating chains of real files, with qemu-img as the other maker and as the judge.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -13,6 +11,7 @@
 #include "cow/create.h"
 #include "cow/disk.h"
 #include "io/engine/engine.h"
+#include "tests/interop/qemu.h"
 
 namespace platter {
 namespace {
@@ -49,9 +48,7 @@ class OpenTest : public testing::Test {
 
   // Runs a command of qemu-utils in the folder.
   void Qemu(const std::string& command) {
-    std::string line = "cd '" + folder_.string() + "' && " + command + " > log 2>&1";
-    ASSERT_EQ(std::system(line.c_str()), 0)
-        << command << ": " << Get("log") << " (if it is missing: apt-get install qemu-utils)";
+    testing_support::MustRun("cd '" + folder_.string() + "' && " + command);
   }
 
   Result<std::unique_ptr<Disk>> Open(const std::string& name, DiskOptions options = {}) {

@@ -3,12 +3,12 @@
 #include <CLI/CLI.hpp>
 #include <fmt/ranges.h>
 
+#include "base/size.h"
 #include "tools/command.h"
 #include "tools/convert.h"
 #include "tools/image_options.h"
 #include "tools/products.h"
 #include "tools/progress.h"
-#include "tools/size.h"
 
 namespace platter {
 namespace {

@@ -2,12 +2,12 @@
 #include <CLI/CLI.hpp>
 #include <fmt/ranges.h>
 
+#include "base/size.h"
 #include "cow/create.h"
 #include "tools/command.h"
 #include "tools/convert.h"
 #include "tools/image_options.h"
 #include "tools/products.h"
-#include "tools/size.h"
 
 namespace platter {
 namespace {

@@ -1,9 +1,9 @@
 // platter resize: grow or shrink the guest's disk.
 #include <CLI/CLI.hpp>
 
+#include "base/size.h"
 #include "tools/command.h"
 #include "tools/image_options.h"
-#include "tools/size.h"
 
 namespace platter {
 namespace {

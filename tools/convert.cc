@@ -9,9 +9,9 @@
 #include "cow/concat_layer.h"
 #include "cow/create.h"
 #include "formats/format.h"
+#include "formats/options.h"
 #include "tools/hash_disk.h"
 #include "tools/interrupt.h"
-#include "tools/size.h"
 #include "tools/stream.h"
 
 namespace platter {
@@ -230,7 +230,7 @@ int PrintFormatOptions(const std::string& name, Console& console) {
     return 1;
   }
   console.Print("Options of {}:\n", (*format)->name);
-  for (const OptionHelp& option : (*format)->create_options) {
+  for (const OptionHelp& option : ListCreateOptions(**format)) {
     console.Print("  {:<22} {}\n", option.name, option.help);
   }
   return 0;

@@ -7,7 +7,7 @@
 #include <ctime>
 
 #include "base/bytes.h"
-#include "tools/size.h"
+#include "base/size.h"
 
 namespace platter {
 namespace {

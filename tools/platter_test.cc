@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "formats/format.h"
 #include "tests/interop/qemu.h"
 #include "tools/command.h"
 
@@ -274,7 +275,13 @@ TEST_F(PlatterTest, HelpAndManualsCoverEveryCommand) {
     EXPECT_NE(text.find(".SH EXAMPLES"), std::string::npos);
   }
   EXPECT_EQ(Platter({"generate", "bash", File("man")}).code, 0);
-  MustRun("bash -n " + File("man/platter"));
+  // What bash offers after -f: every format there is.
+  std::string offered = MustRun("bash -c 'source " + File("man/platter") +
+                                "; COMP_WORDS=(platter info -f \"\"); COMP_CWORD=3; _platter; "
+                                "echo \"${COMPREPLY[*]}\"'");
+  std::string formats;
+  for (const Format* format : AllFormats()) formats += std::string(format->name) + " ";
+  EXPECT_EQ(offered, formats.substr(0, formats.size() - 1) + "\n");
   EXPECT_EQ(Platter({"generate", "zsh", File("man")}).code, 0);
   EXPECT_EQ(Platter({"frobnicate"}).code, 1);
   EXPECT_EQ(Platter({"info", "--no-such-flag", "x"}).code, 1);

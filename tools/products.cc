@@ -5,7 +5,7 @@
 #include "base/bytes.h"
 #include "base/math.h"
 #include "tools/image_options.h"
-#include "tools/size.h"
+#include "base/size.h"
 
 namespace platter {
 
