@@ -105,8 +105,10 @@
 
 namespace platter::qcow2 {
 
-// See Format::open. Refuses what we do not know by name. With options.writable an image with the
-// corrupt bit, or whose metadata overlaps, is kCorrupt; one with the dirty bit is repaired first.
+// See Format::open. Refuses what we do not know by name. Snapshots and bitmaps that are wrong are
+// left out and told in info().problems; where options.writable, they are an error. With
+// options.writable an image with the corrupt bit, or whose metadata overlaps, is kCorrupt; one with
+// the dirty bit is repaired first.
 Result<std::unique_ptr<Layer>> OpenQcow2(std::unique_ptr<Store> store, const OpenOptions& options);
 
 class Qcow2Reservation;
@@ -144,6 +146,7 @@ class Qcow2Layer final : public Layer, public Resizer {
   Result<> Flush() override;
   Resizer* resizer() override { return info_.writable ? this : nullptr; }
   Result<> Resize(uint64_t size, Preallocation preallocation) override;
+  Result<> GrowOver(Range hidden, uint64_t size, Preallocation preallocation) override;
 
  private:
   friend class Qcow2Reservation;
@@ -251,8 +254,8 @@ class Qcow2Layer final : public Layer, public Resizer {
   Result<> WriteRefcounts(Batch& batch);
 
   // qcow2_resize.cc
-  Result<> ResizeTo(uint64_t size, Preallocation preallocation);
-  Result<> Grow(uint64_t size, Preallocation preallocation);
+  Result<> ResizeTo(uint64_t size, Preallocation preallocation, Range hidden);
+  Result<> Grow(uint64_t size, Preallocation preallocation, Range hidden);
   Result<> Shrink(uint64_t size);
   Result<> MoveL1(uint64_t entries);
   Result<> WriteSize(uint64_t size);
@@ -260,6 +263,8 @@ class Qcow2Layer final : public Layer, public Resizer {
   Result<> DropTable(uint64_t l1_index);
   Result<> DropInTable(uint64_t guest, uint64_t end);
   Result<> ZeroTail();
+  Result<> HideParent(Range guest);
+  Result<> HideSubclusters();
   Result<> CopyTail(uint64_t from, uint64_t to, uint64_t keep);
   Result<> Preallocate(Range guest, Preallocation preallocation);
   Result<Clusters> PreallocateHost(uint64_t guest, uint64_t count, Preallocation preallocation);
