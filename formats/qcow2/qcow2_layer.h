@@ -172,6 +172,12 @@ class Qcow2Layer final : public Layer, public Resizer {
     uint64_t index;  // in the slice
     L2Entry entry;
   };
+  // What becomes of a bitmap's table when the disk changes its size.
+  struct BitmapChange {
+    uint64_t table_offset = 0;
+    std::vector<uint64_t> entries;
+    std::vector<Range> gone;  // host bytes that nothing names any more
+  };
   // What a Flush writes, and puts back if it cannot.
   struct Batch {
     uint64_t generation = 0;
@@ -196,7 +202,6 @@ class Qcow2Layer final : public Layer, public Resizer {
   Result<> CheckInside(Range want) const;
   Result<> CheckWritable(Range want);
   Result<> BeginWriting();
-  Result<> MarkBitmapsInUse();
   Result<> WriteHeaderLocked(const Header& header);
   Result<> AddMetadata();
   void Close();
@@ -256,6 +261,19 @@ class Qcow2Layer final : public Layer, public Resizer {
   Result<> WriteBatch(Batch& batch);
   Result<> WriteRefcounts(Batch& batch);
 
+  // qcow2_bitmaps.cc
+  uint64_t BitmapEntries(const Bitmap& bitmap, uint64_t size) const;
+  Result<> CheckBitmapsCanGrow(uint64_t size) const;
+  Result<std::vector<size_t>> MarkBitmapsInUse(bool all);
+  Result<> SetBitmapInUse(size_t index, bool in_use);
+  Result<> WriteBitmapField(const Bitmap& bitmap, uint64_t field, ConstBytes value);
+  Result<> ResizeBitmaps(const std::vector<size_t>& marked, uint64_t old_size);
+  Result<BitmapChange> PlanBitmapChange(const Bitmap& bitmap, uint64_t old_size);
+  Result<std::vector<uint64_t>> LoadBitmapTable(const Bitmap& bitmap);
+  Result<> CutBitmapCluster(uint64_t& entry, uint64_t first);
+  Result<> PlaceBitmapTable(size_t index, const BitmapChange& change);
+  Result<> FreeBitmapSpace(const std::vector<std::pair<size_t, BitmapChange>>& changes);
+
   // qcow2_resize.cc
   Result<> ResizeTo(uint64_t size, Preallocation preallocation, Range hidden);
   Result<> Grow(uint64_t size, Preallocation preallocation, Range hidden);
@@ -277,8 +295,8 @@ class Qcow2Layer final : public Layer, public Resizer {
   // As opened: geometry and features, which never change. Not its sizes and offsets.
   const Header format_;
   const std::vector<Snapshot> snapshots_;
-  const std::vector<Bitmap> bitmaps_;
-  const std::string name_;  // "qcow2 'a.img'"
+  std::vector<Bitmap> bitmaps_;  // their flags, and by Resize their tables, change
+  const std::string name_;       // "qcow2 'a.img'"
   const bool info_only_;
   const uint64_t slice_bytes_, slice_entries_;
   Info info_;  // its size changes by Resize only, which excludes everything else

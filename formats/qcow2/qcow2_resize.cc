@@ -2,6 +2,8 @@
 // of the header's first sector: before it the image has the old size, after it the new one. What an
 // interrupted shrink leaves past the end is dropped by the next grow before it could be seen.
 //
+// Bitmaps follow the disk: qcow2_bitmaps.cc.
+//
 // What a longer parent holds past the old end would show in the new part. Only the chain knows how
 // long the parent is; GrowOver is told by it, and writes the entries that hide that part before the
 // header: nobody looks at entries past the end.
@@ -42,16 +44,22 @@ Result<> Qcow2Layer::ResizeTo(uint64_t size, Preallocation preallocation, Range 
     return Fail(Code::kUnsupported,
                 "a version 2 image with snapshots, which have no size of theirs");
   }
-  if (!bitmaps_.empty()) {
-    return Fail(Code::kUnsupported, "an image with bitmaps: remove them first");
-  }
+  TRY(CheckBitmapsCanGrow(size));
   if (size < info_.size && preallocation != Preallocation::kOff) {
     return Fail(Code::kUnsupported, "preallocation when shrinking");
   }
   if (size == info_.size) return {};
+  const uint64_t old_size = info_.size;
+  // Before BeginWriting, which marks the enabled ones for good.
+  std::vector<size_t> bitmaps = TRY(MarkBitmapsInUse(/*all=*/true));
   TRY(BeginWriting());
   TRY(Flush());
-  return size > info_.size ? Grow(size, preallocation, hidden) : Shrink(size);
+  if (size > old_size) {
+    TRY(Grow(size, preallocation, hidden));
+  } else {
+    TRY(Shrink(size));
+  }
+  return ResizeBitmaps(bitmaps, old_size);
 }
 
 Result<> Qcow2Layer::Grow(uint64_t size, Preallocation preallocation, Range hidden) {
