@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <iterator>
+#include <span>
 #include <utility>
 
 #include "formats/qcow2/qcow2_check.h"
@@ -12,6 +13,8 @@
 
 namespace platter::qcow2 {
 namespace {
+
+constexpr size_t kMostProblems = 10;  // that are told of one image
 
 Result<Header> ReadHeader(Store& file) {
   uint64_t size = TRY(file.Size());
@@ -74,7 +77,12 @@ Result<> ReadBeside(Qcow2Layer::Parts& parts, bool writable, std::vector<std::st
   take(ReadBitmaps(*parts.file, parts.header, bad_bitmaps), parts.bitmaps);
   std::ranges::move(bad_bitmaps, std::back_inserter(bad));
   if (writable && !bad.empty()) return std::unexpected(std::move(bad.front()));
-  for (const Error& error : bad) problems.push_back(error.text());
+  for (const Error& error : std::span(bad).first(std::min(bad.size(), kMostProblems))) {
+    problems.push_back(error.text());
+  }
+  if (bad.size() > kMostProblems) {
+    problems.push_back(fmt::format("{} more of this kind", bad.size() - kMostProblems));
+  }
   return {};
 }
 
