@@ -91,7 +91,7 @@ TEST_F(StreamTest, ZerosAreWrittenWhereTheyAreAskedFor) {
 
 TEST_F(StreamTest, RaggedAndEmptyDisks) {
   MustRun("truncate -s 3000832 " + File("ragged.raw") +
-          " && qemu-io -f raw -c 'write -P 7 2990k "
+          " && qemu-io -f raw -c 'write -P 7 2900k "
           "512' -c 'write -P 8 2999808 1024' " +
           File("ragged.raw"));
   for (std::string options : {"cluster_size=4k", "cluster_size=2M"}) {

@@ -40,7 +40,8 @@ Result<std::map<std::string, Seen>> Look(Store& file) {
   if (!header.bitmaps) return all;
   std::vector<std::byte> directory(header.bitmaps->directory_size);
   TRY(file.Read(header.bitmaps->directory_offset, Bytes(directory)));
-  for (const Bitmap& bitmap : TRY(ParseBitmaps(header, directory))) {
+  const std::vector<Bitmap> bitmaps = TRY(ParseBitmaps(header, directory));
+  for (const Bitmap& bitmap : bitmaps) {
     Seen& seen = all[bitmap.info.name];
     seen = {bitmap.info.in_use, bitmap.info.enabled, bitmap.table_size, {}};
     std::vector<std::byte> table(bitmap.table_size * 8), bits(header.cluster_size());
@@ -166,7 +167,8 @@ TEST_F(Qcow2Bitmaps, ADamagedTableStaysInUse) {
     Header header = ParseHeader(head).value();
     std::vector<std::byte> directory(header.bitmaps->directory_size);
     ASSERT_TRUE(file->Store::Read(header.bitmaps->directory_offset, Bytes(directory)));
-    for (const Bitmap& bitmap : ParseBitmaps(header, directory).value()) {
+    const std::vector<Bitmap> bitmaps = ParseBitmaps(header, directory).value();
+    for (const Bitmap& bitmap : bitmaps) {
       if (bitmap.info.name != "off") continue;
       ASSERT_TRUE(file->Store::Write(bitmap.table_offset, AsBytes(be64(header.l1_offset))));
     }
@@ -217,7 +219,8 @@ TEST_F(Qcow2Bitmaps, PowerCuts) {
           ASSERT_TRUE(sound) << sound.error().text();
           auto layer = OpenQcow2(std::make_unique<WrapperStore>(*image), {});
           ASSERT_TRUE(layer) << layer.error().text();
-          for (const auto& [name, seen] : *qcow2::Look(*image)) {
+          const auto now = *qcow2::Look(*image);
+          for (const auto& [name, seen] : now) {
             if (seen.in_use) continue;
             ASSERT_EQ(seen, (*layer)->info().size == size ? fresh.at(name) : old.at(name)) << name;
           }
