@@ -93,7 +93,7 @@ class ChainOpener {
                                               const std::string& path) {
     const std::string what =
         fmt::format("'{}': {}", Printable(child, PATH_MAX), Describe(reference));
-    auto layer = TRY(OpenBelow(path, FormatOfRecorded(reference.format), what));
+    auto layer = TRY(OpenBelow(path, FormatOfRecorded(reference.format), what, true));
     TRY_AS(what, CheckIdentity(reference, layer->info().identity));
     WarnIfChanged(what, reference, path);
     if (reference.format.empty()) {
@@ -108,22 +108,22 @@ class ChainOpener {
                                              const std::string& path, const std::string& format) {
     const std::string what =
         fmt::format("'{}': parent '{}'", Printable(child, PATH_MAX), Printable(path, PATH_MAX));
-    auto layer = TRY(OpenBelow(path, format, what));
+    auto layer = TRY(OpenBelow(path, format, what, false));
     if (recorded) TRY_AS(what, CheckIdentity(*recorded, layer->info().identity));
     return layer;
   }
 
  private:
-  // The file at `path` in `format` (empty: probed).
+  // The file at `path` in `format` (empty: probed). `resolved`: the path is the gate's.
   Result<std::unique_ptr<Layer>> OpenBelow(const std::string& path, const std::string& format,
-                                           const std::string& what) {
+                                           const std::string& what, bool resolved) {
     const unsigned limit = std::min(gate_.policy().max_depth, 255u);
     if (layers_ >= limit) {
       return Fail(Code::kRefused, "{}: the chain is longer than {} images", what, limit);
     }
-    TRY_AS(what, Remember(path));
     FileOptions file = options_.file;
     file.writable = false;
+    file.path = {.no_links = resolved, .must_be = TRY_AS(what, Remember(path))};
     auto store = TRY_AS(what, Gate::OpenFile(path, file));
     // What a guess means for writers does not concern a parent.
     auto* warnings = format.empty() ? nullptr : warnings_;
@@ -143,23 +143,25 @@ class ChainOpener {
   }
 
   // An image that is reached a second time would be its own parent.
-  Result<> Remember(const std::string& path) {
-    if (seen_.insert(TRY(IdentifyFile(path))).second) return {};
+  Result<FileId> Remember(const std::string& path) {
+    FileId id = TRY(IdentifyFile(path));
+    if (seen_.insert(id).second) return id;
     return Fail(Code::kRefused, "the chain comes back to '{}', which is part of it already",
                 Printable(path, PATH_MAX));
   }
 
   Result<std::unique_ptr<Store>> OpenFiles(const std::string& path) {
-    TRY(Remember(path));
-    auto store = TRY(Gate::OpenFile(path, options_.file));
+    FileOptions file = options_.file;
+    file.path.must_be = TRY(Remember(path));
+    auto store = TRY(Gate::OpenFile(path, file));
     auto parts = options_.options.find(std::string(kPartsOption));
     if (parts == options_.options.end()) return store;
 
     std::vector<std::unique_ptr<Store>> stores;
     stores.push_back(std::move(store));
     for (const std::string& part : SplitParts(parts->second)) {
-      TRY_AS("option 'parts'", Remember(part));
-      stores.push_back(TRY_AS("option 'parts'", Gate::OpenFile(part, options_.file)));
+      file.path.must_be = TRY_AS("option 'parts'", Remember(part));
+      stores.push_back(TRY_AS("option 'parts'", Gate::OpenFile(part, file)));
     }
     return TRY(ConcatStore::Open(std::move(stores)));
   }
@@ -175,6 +177,10 @@ class ChainOpener {
     open.opener = options_.info_only ? nullptr : &opener;
     auto layer = TRY_AS(fmt::format("{} '{}'", format->name, Printable(path, PATH_MAX)),
                         format->open(std::move(store), open));
+    for (const std::string& problem : layer->info().problems) {
+      Warn(warnings_,
+           fmt::format("{} '{}': left out: {}", format->name, Printable(path, PATH_MAX), problem));
+    }
     ++layers_;
     return layer;
   }

@@ -50,13 +50,13 @@ Result<std::unique_ptr<BlockStore>> BlockStore::Open(const std::string& path,
   std::string name = Printable(path);
   // O_EXCL on a device (without O_CREAT): not while a file system on it is mounted.
   int flags = (options.writable ? O_RDWR : O_RDONLY) | (options.direct ? O_DIRECT : 0) |
-              (options.writable && options.lock ? O_EXCL : 0) | O_CLOEXEC | O_NOCTTY;
-  Fd fd(open(path.c_str(), flags));
-  if (!fd && errno == EBUSY) {
+              (options.writable && options.lock ? O_EXCL : 0) | O_NOCTTY;
+  auto opened = OpenPath(path, flags, options.path);
+  if (!opened && opened.error().errno_value() == EBUSY) {
     return Fail(Code::kRefused, "'{}' is in use by the system (mounted, or part of another device)",
                 name);
   }
-  if (!fd) return FailErrno(errno, "cannot open '{}'", name);
+  Fd fd = TRY(std::move(opened));
   struct stat status;
   if (fstat(fd.get(), &status) != 0) return FailErrno(errno, "'{}': fstat", name);
   if (!S_ISBLK(status.st_mode)) return Fail(Code::kRefused, "'{}' is not a block device", name);

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "io/fd_io.h"
+#include "io/open_path.h"
 #include "io/store.h"
 
 namespace platter {
@@ -15,6 +16,7 @@ struct FileStoreOptions {
   bool direct = false;       // O_DIRECT: past the page cache
   bool lock = true;          // hold and respect the image lock (io/file_lock.h)
   bool force_share = false;  // read-only: read in spite of another program's write lock
+  PathRules path;            // for those that open one
 };
 
 class FdStore : public Store {

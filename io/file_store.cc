@@ -84,17 +84,17 @@ Result<std::unique_ptr<FileStore>> FileStore::Open(const std::string& path,
                                                    const FileStoreOptions& options) {
   int flags = (options.writable ? O_RDWR : O_RDONLY) | (options.direct ? O_DIRECT : 0);
   // O_NONBLOCK: a FIFO under this name must not make us wait; files do not mind.
-  Fd fd(open(path.c_str(), flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
-  if (!fd && errno == EINVAL && options.direct) {
+  auto fd = OpenPath(path, flags | O_NOCTTY | O_NONBLOCK, options.path);
+  if (!fd && fd.error().errno_value() == EINVAL && options.direct) {
     return Fail(Code::kUnsupported, "'{}': its file system does not do O_DIRECT (--cache none)",
                 Printable(path));
   }
-  if (!fd) return FailErrno(errno, "cannot open '{}'", Printable(path));
+  if (!fd) return std::unexpected(std::move(fd.error()));
   // io_uring would take it for a wish never to wait.
-  if (fcntl(fd.get(), F_SETFL, flags) != 0) {
+  if (fcntl(fd->get(), F_SETFL, flags) != 0) {
     return FailErrno(errno, "cannot open '{}'", Printable(path));
   }
-  return FromFd(std::move(fd), path, options);
+  return FromFd(std::move(*fd), path, options);
 }
 
 Result<std::unique_ptr<FileStore>> FileStore::Create(const std::string& path,

@@ -74,6 +74,9 @@ struct Info {
   std::vector<Reference> references;  // every file it names, opened or not
   std::vector<SnapshotInfo> snapshots;
   std::vector<BitmapInfo> bitmaps;
+  // What is wrong beside the disk itself (a snapshot, a bitmap) and was left out: it can be read
+  // all the same. In the form of an error's text, for warnings.
+  std::vector<std::string> problems;
   Facts facts;
 };
 

@@ -143,6 +143,16 @@ class Resizer {
   virtual ~Resizer() = default;
   // Shrinking drops what lies past the new end. Crash-safe: old size or new size.
   virtual Result<> Resize(uint64_t size, Preallocation preallocation) = 0;
+
+  // Grows to `size` over a longer parent: `hidden`, which starts at the old end, reads as zeros
+  // from the moment that the new size is there, whatever the layer below holds. The unit in which
+  // the old end lies is this layer's own, or the end is at its border. kUnsupported where the
+  // format cannot say that beforehand: the disk is as it was, and whoever calls resizes, then
+  // zeroes.
+  virtual Result<> GrowOver(Range hidden, uint64_t size, Preallocation preallocation) {
+    (void)hidden, (void)size, (void)preallocation;
+    return Fail(Code::kUnsupported, "zeros past the end of the disk");
+  }
 };
 
 // Snapshots that an image holds inside itself. Exclusive: nothing else uses the layer meanwhile.

@@ -22,6 +22,14 @@ std::string SnapshotName(const std::string& text) {
   return text;
 }
 
+// As qemu-img has it.
+Result<uint64_t> ParseSparse(const std::string& text) {
+  uint64_t size = TRY_AS("-S", ParseSize(text));
+  if (IsAligned(size, 512) && size <= 16 * kMiB) return size;
+  return Fail(Code::kOutOfRange,
+              "-S {}: give a multiple of 512 up to 16M, or 0 to allocate everything", text);
+}
+
 class ConvertCommand : public Command {
  public:
   std::string_view name() const override { return "convert"; }
@@ -37,6 +45,7 @@ class ConvertCommand : public Command {
            "  platter convert --for azure disk.qcow2 disk.vhd\n"
            "  zstd -dc disk.raw.zst | platter convert -f raw -O qcow2 - "
            "disk.qcow2\n"
+           "  platter convert -O qcow2 disk.raw - | ssh host 'cat > disk.qcow2'\n"
            "Exit code: 0 whole, 1 failed (and no output left), 3 written with "
            "--salvage, but parts of\n"
            "the source could not be read and are zeros.\n";
@@ -68,8 +77,8 @@ class ConvertCommand : public Command {
     app.add_option("-l,--snapshot", snapshot_, "Convert an internal snapshot, by id or name")
         ->type_name("SNAP");
     app.add_option("-S,--sparse", sparse_,
-                   "Runs of zeros this long become holes; 0 allocates "
-                   "everything; default 4k")
+                   "Runs of zeros this long become holes; 0: everything is written, "
+                   "zeros too; default 4k")
         ->type_name("SIZE");
     app.add_option("-r,--rate-limit", rate_, "Bytes per second at most")->type_name("SIZE");
     app.add_flag("--salvage", o.copy.salvage, "What cannot be read becomes zeros, and is told");
@@ -125,7 +134,7 @@ class ConvertCommand : public Command {
     o.source.snapshot = SnapshotName(snapshot_);
     o.source.quiet = o.progress.quiet;
     o.target_direct = TRY(WantsDirect(target_cache_));
-    if (!sparse_.empty()) o.copy.sparse = TRY(ParseSize(sparse_));
+    if (!sparse_.empty()) o.copy.sparse = TRY(ParseSparse(sparse_));
     if (!rate_.empty()) o.copy.bytes_per_second = TRY(ParseSize(rate_));
     if (!target_secret_.empty()) o.target_secret = TRY(ReadSecret(target_secret_));
     return RunConvert(o, console);

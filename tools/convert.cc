@@ -95,7 +95,6 @@ class Converter {
     create.replace = o_.force;
     if (!o_.parent.empty())
       create.create.parent = Reference{Reference::kParent, o_.parent, o_.parent_format};
-    if (o_.copy.sparse == 0) create.create.options.try_emplace("preallocation", "full");
     std::vector<std::string> warnings;
     auto image = TRY(NewImage::Create(path, create, o_.source.MakeGate(), &warnings));
     for (const std::string& warning : warnings) console_.Warn(warning);
@@ -132,8 +131,13 @@ class Converter {
       ProgressDisplay display(console_, progress_, o_.progress);
       return ExportRaw(*source_, STDOUT_FILENO, o_.copy.threads, progress_);
     }
-    // The header comes first and names tables whose place and content are known
-    // last.
+    if (auto image = TRY(AsStream())) {
+      ProgressDisplay display(console_, progress_, o_.progress);
+      return ExportImage(*source_, *image, STDOUT_FILENO, o_.copy.sparse == 0, o_.copy.threads,
+                         progress_);
+    }
+    // The header comes first and names tables whose place and content are known last: the sizes of
+    // compressed units are not known before they are compressed.
     const char* directory = std::getenv("TMPDIR");
     std::string path = fmt::format("{}/platter-stdout-{}.{}", directory ? directory : "/var/tmp",
                                    getpid(), o_.target_format);
@@ -141,6 +145,22 @@ class Converter {
     Result<> copied = CopyFileTo(path, STDOUT_FILENO);
     unlink(path.c_str());
     return copied;
+  }
+
+  // The output as a stream, if it can be one: not where the copy itself decides what is stored how,
+  // or where it is to be read again.
+  Result<std::unique_ptr<ImageStream>> AsStream() {
+    const Format* format = TRY(FindFormat(o_.target_format));
+    const auto& options = o_.target_options;
+    bool plain = !o_.copy.compress && !o_.copy.salvage && o_.copy.bytes_per_second == 0 &&
+                 !o_.verify && o_.parent.empty() && !o_.target_secret &&
+                 !options.contains("size") && !options.contains("backing_file");
+    if (!format->stream || !plain) return nullptr;
+    CreateOptions create{.size = source_->info().size, .options = o_.target_options};
+    create.reproducible = o_.reproducible;
+    auto image = format->stream(create);
+    if (!image && image.error().code() == Code::kUnsupported) return nullptr;
+    return image;
   }
 
   Result<> Fill(Disk& disk) {

@@ -140,6 +140,10 @@ Json InfoToJson(const Info& info, const std::string& path, uint64_t actual_size)
     }
     json["format-specific"] = {{"type", info.format}, {"data", data}};
   }
+  if (!info.problems.empty()) {
+    json["problems"] = Json::array();
+    for (const std::string& problem : info.problems) json["problems"].push_back(JsonText(problem));
+  }
   json["dirty-flag"] = info.dirty;
   json["references"] = Json::array();
   for (const Reference& reference : info.references) {

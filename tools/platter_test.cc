@@ -6,44 +6,14 @@
 #include <fstream>
 
 #include "formats/format.h"
-#include "tests/interop/qemu.h"
-#include "tools/command.h"
+#include "tools/platter_testing.h"
 
 namespace platter {
 namespace {
 
 using nlohmann::json;
 using testing_support::MustRun;
-using testing_support::Shell;
 using testing_support::TempFolder;
-
-struct Ran {
-  int code;
-  std::string out, err;
-};
-
-Ran Platter(std::vector<std::string> args) {
-  StringConsole console;
-  int code = RunPlatter(args, console);
-  return {code, console.out, console.err};
-}
-
-class PlatterTest : public testing::Test {
- protected:
-  std::string File(const std::string& name) { return folder_.File(name); }
-
-  // A raw file with data, zeros and holes.
-  std::string RawSource() {
-    std::string path = File("source.raw");
-    MustRun("truncate -s 8M " + path +
-            " && qemu-io -f raw -c 'write -P 17 1M 300k' -c 'write -P 0 3M 64k' -c 'write -P 99 "
-            "5000k 4k' " +
-            path);
-    return path;
-  }
-
-  TempFolder folder_;
-};
 
 TEST_F(PlatterTest, ConvertGoesBothWaysAndQemuAgrees) {
   std::string raw = RawSource();

@@ -112,7 +112,7 @@ Result<> Qcow2Layer::BeginWriting() {
   TRY(BeginChange());
   std::lock_guard flush(flush_mutex_);
   if (writing_) return {};
-  TRY(MarkBitmapsInUse());
+  TRY(MarkBitmapsInUse(/*all=*/false));  // the enabled ones will not know of our writes
   if (data_file_) {
     uint64_t size = TRY(data_file_->Size());
     if (size < info_.size) TRY(data_file_->Resize(info_.size));
@@ -135,23 +135,6 @@ Result<> Qcow2Layer::BeginChange() {
   }
   TRY(allocator_->CoverLastCluster());
   changing_.store(true, std::memory_order_release);
-  return {};
-}
-
-// The enabled bitmaps will not know of our writes.
-Result<> Qcow2Layer::MarkBitmapsInUse() {
-  bool changed = false;
-  uint64_t at = format_.bitmaps ? format_.bitmaps->directory_offset : 0;
-  for (const Bitmap& bitmap : bitmaps_) {
-    if (bitmap.info.enabled && !bitmap.info.in_use) {
-      be32 flags = bitmap.flags | kBitmapInUse;
-      TRY_AS("bitmap directory",
-             file_->Write(at + offsetof(DiskBitmapEntry, flags), AsBytes(flags)));
-      changed = true;
-    }
-    at += RoundUp(sizeof(DiskBitmapEntry) + bitmap.extra.size() + bitmap.info.name.size(), 8);
-  }
-  if (changed) TRY(file_->Sync());
   return {};
 }
 

@@ -110,8 +110,10 @@ class ExtentList;
 
 namespace platter::qcow2 {
 
-// See Format::open. Refuses what we do not know by name. With options.writable an image with the
-// corrupt bit, or whose metadata overlaps, is kCorrupt; one with the dirty bit is repaired first.
+// See Format::open. Refuses what we do not know by name. Snapshots and bitmaps that are wrong are
+// left out and told in info().problems; where options.writable, they are an error. With
+// options.writable an image with the corrupt bit, or whose metadata overlaps, is kCorrupt; one with
+// the dirty bit is repaired first.
 Result<std::unique_ptr<Layer>> OpenQcow2(std::unique_ptr<Store> store, const OpenOptions& options);
 
 class Qcow2Reservation;
@@ -150,6 +152,7 @@ class Qcow2Layer final : public Layer, public Resizer {
   Resizer* resizer() override { return info_.writable ? this : nullptr; }
   Snapshotter* snapshotter() override;
   Result<> Resize(uint64_t size, Preallocation preallocation) override;
+  Result<> GrowOver(Range hidden, uint64_t size, Preallocation preallocation) override;
 
  private:
   friend class Qcow2Reservation;
@@ -172,6 +175,12 @@ class Qcow2Layer final : public Layer, public Resizer {
   struct Update {
     uint64_t index;  // in the slice
     L2Entry entry;
+  };
+  // What becomes of a bitmap's table when the disk changes its size.
+  struct BitmapChange {
+    uint64_t table_offset = 0;
+    std::vector<uint64_t> entries;
+    std::vector<Range> gone;  // host bytes that nothing names any more
   };
   // What a Flush writes, and puts back if it cannot.
   struct Batch {
@@ -198,7 +207,6 @@ class Qcow2Layer final : public Layer, public Resizer {
   Result<> CheckWritable(Range want);
   Result<> BeginChange();
   Result<> BeginWriting();
-  Result<> MarkBitmapsInUse();
   Result<> WriteHeaderLocked(const Header& header);
   Result<> AddMetadata();
   void Close();
@@ -258,9 +266,22 @@ class Qcow2Layer final : public Layer, public Resizer {
   Result<> WriteBatch(Batch& batch);
   Result<> WriteRefcounts(Batch& batch);
 
+  // qcow2_bitmaps.cc
+  uint64_t BitmapEntries(const Bitmap& bitmap, uint64_t size) const;
+  Result<> CheckBitmapsCanGrow(uint64_t size) const;
+  Result<std::vector<size_t>> MarkBitmapsInUse(bool all);
+  Result<> SetBitmapInUse(size_t index, bool in_use);
+  Result<> WriteBitmapField(const Bitmap& bitmap, uint64_t field, ConstBytes value);
+  Result<> ResizeBitmaps(const std::vector<size_t>& marked, uint64_t old_size);
+  Result<BitmapChange> PlanBitmapChange(const Bitmap& bitmap, uint64_t old_size);
+  Result<std::vector<uint64_t>> LoadBitmapTable(const Bitmap& bitmap);
+  Result<> CutBitmapCluster(uint64_t& entry, uint64_t first);
+  Result<> PlaceBitmapTable(size_t index, const BitmapChange& change);
+  Result<> FreeBitmapSpace(const std::vector<std::pair<size_t, BitmapChange>>& changes);
+
   // qcow2_resize.cc
-  Result<> ResizeTo(uint64_t size, Preallocation preallocation);
-  Result<> Grow(uint64_t size, Preallocation preallocation);
+  Result<> ResizeTo(uint64_t size, Preallocation preallocation, Range hidden);
+  Result<> Grow(uint64_t size, Preallocation preallocation, Range hidden);
   Result<> Shrink(uint64_t size);
   Result<> MoveL1(uint64_t entries);
   Result<> WriteSize(uint64_t size);
@@ -268,6 +289,8 @@ class Qcow2Layer final : public Layer, public Resizer {
   Result<> DropTable(uint64_t l1_index);
   Result<> DropInTable(uint64_t guest, uint64_t end);
   Result<> ZeroTail();
+  Result<> HideParent(Range guest);
+  Result<> HideSubclusters();
   Result<> CopyTail(uint64_t from, uint64_t to, uint64_t keep);
   Result<> Preallocate(Range guest, Preallocation preallocation);
   Result<Clusters> PreallocateHost(uint64_t guest, uint64_t count, Preallocation preallocation);
@@ -277,8 +300,8 @@ class Qcow2Layer final : public Layer, public Resizer {
   // As opened: geometry and features, which never change. Not its sizes and offsets.
   const Header format_;
   std::vector<Snapshot> snapshots_;  // changed by Qcow2Snapshots only, as info_.snapshots
-  const std::vector<Bitmap> bitmaps_;
-  const std::string name_;  // "qcow2 'a.img'"
+  std::vector<Bitmap> bitmaps_;      // their flags, and by Resize their tables, change
+  const std::string name_;           // "qcow2 'a.img'"
   const bool info_only_;
   const uint64_t slice_bytes_, slice_entries_;
   Info info_;  // its size changes by Resize only, which excludes everything else

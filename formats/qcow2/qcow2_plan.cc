@@ -144,14 +144,12 @@ RefcountClusters RefcountClustersFor(const Header& header, uint64_t others) {
   }
 }
 
-Result<ImageLayout> LayOut(const Header& header, uint64_t luks_bytes, bool mapped, bool data) {
-  CHECK(!data || mapped);
+Result<ImageLayout> LayOut(const Header& header, uint64_t luks_bytes, uint64_t l2_tables,
+                           uint64_t data) {
   const uint64_t cluster_size = header.cluster_size();
-  uint64_t guest = DivideUp(header.size, cluster_size);
   uint64_t luks = DivideUp(luks_bytes, cluster_size);
   uint64_t l1 = DivideUp(header.l1_entries_for(header.size) * 8, cluster_size);
-  uint64_t l2 = mapped ? DivideUp(guest, header.l2_entries()) : 0;
-  uint64_t others = 1 + luks + l1 + l2 + (data ? guest : 0);
+  uint64_t others = 1 + luks + l1 + l2_tables + data;
   RefcountClusters refcounts = RefcountClustersFor(header, others);
   uint64_t total = others + refcounts.table + refcounts.blocks;
   if (refcounts.table > kMaxRefcountTableBytes / cluster_size ||
@@ -174,8 +172,8 @@ Result<ImageLayout> LayOut(const Header& header, uint64_t luks_bytes, bool mappe
   layout.refcount_blocks = place(refcounts.blocks);
   layout.luks = place(luks);
   layout.l1 = place(l1);
-  layout.l2 = place(l2);
-  layout.data = place(data ? guest : 0);
+  layout.l2 = place(l2_tables);
+  layout.data = place(data);
   return layout;
 }
 

@@ -59,9 +59,9 @@ struct ImageLayout {
   uint64_t end = 0;
 };
 
-// `luks_bytes`: of the LUKS header, 0 for none. `mapped`: all guest clusters have L2 entries.
-// `data`: and have their place in this file. kOutOfRange where the file would be larger than the
-// format can count.
-Result<ImageLayout> LayOut(const Header& header, uint64_t luks_bytes, bool mapped, bool data);
+// `luks_bytes`: of the LUKS header, 0 for none. The rest in clusters: L2 tables, and guest data in
+// this file. kOutOfRange where the file would be larger than the format can count.
+Result<ImageLayout> LayOut(const Header& header, uint64_t luks_bytes, uint64_t l2_tables,
+                           uint64_t data);
 
 }  // namespace platter::qcow2

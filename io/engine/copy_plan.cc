@@ -38,8 +38,10 @@ CopyPlan::CopyPlan(Layer& from, const Layer& to, Range range, const CopyOptions&
 }
 
 CopyPlan::Fate CopyPlan::FateOf(const Extent& extent) const {
+  bool from_below = extent.kind == Kind::kParent || extent.depth > 0;
+  if (from_below && options_.skip_parent) return Fate::kSkip;
   if (extent.kind == Kind::kData) return Fate::kCopy;
-  if (extent.kind == Kind::kParent && options_.skip_parent) return Fate::kSkip;
+  if (options_.sparse == 0) return Fate::kCopy;
   return options_.target_is_zero ? Fate::kSkip : Fate::kZero;
 }
 

@@ -230,6 +230,7 @@ std::vector<Extent> Cut(std::span<const Extent> extents, Range range) {
 Result<bool> CopyWorker::MayShare(const CopyJob& job) {
   using Sharing = CopyShared::Sharing;
   if (shared_.sharing == Sharing::kNo || options_.compress || job.runs.empty()) return false;
+  if (!detect_) return false;  // holes in the source's file would be shared as well
   if (!CanShare(job.extents)) return false;
   if (shared_.sharing == Sharing::kUnknown) {
     if (!EnterTurn(job)) return false;
