@@ -50,6 +50,9 @@ struct OpenOptions {
   // Nobody said that this is the format: it is what remained when no signature matched. raw then
   // refuses writes that would make the image look like another format at its next open.
   bool guessed = false;
+  // It was created just now, by us, and is being filled: nobody has seen it, so that its ids need not
+  // change with its content.
+  bool fresh = false;
   // Options of the format by name (raw: "offset", "size"), as given with --image-opts style -o.
   std::map<std::string, std::string> options;
 };

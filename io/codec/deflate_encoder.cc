@@ -79,7 +79,7 @@ class DeflateEncoder final : public Compressor {
  public:
   explicit DeflateEncoder(const Options& options)
       : window_bits_(options.window_bits),
-        wrapper_(options.zlib_wrapper),
+        wrapper_(options.id == Codec::kZlib),
         buckets_(size_t{1} << kHashBits),
         // A step of the parser adds a few more after the block is found to be full.
         tokens_(kBlockTokens + kMaxStep + kStrategy.try_later + kTail + 2) {}

@@ -28,10 +28,7 @@ uint64_t BlockFor(const CopyOptions& options, uint64_t unit, uint64_t chunk) {
 
 Codec::Id PackedCodec(const Info& info) {
   if (!info.compressed_units) return Codec::kNone;
-  for (Codec::Id id : {Codec::kDeflate, Codec::kZstd}) {
-    if (info.compression == CodecName(id)) return id;
-  }
-  return Codec::kNone;
+  return FindCodec(info.compression);
 }
 
 CopyWorker::CopyWorker(CopyShared& shared)
