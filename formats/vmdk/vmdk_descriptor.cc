@@ -15,8 +15,8 @@ constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 constexpr uint64_t kMostSectors = (uint64_t{1} << 63) / kSector - 1;
 
 constexpr std::string_view kAccessNames[] = {"RW", "RDONLY", "NOACCESS"};
-constexpr std::string_view kTypeNames[] = {"FLAT", "SPARSE", "ZERO", "VMFS", "VMFSSPARSE",
-                                           "SESPARSE"};
+constexpr std::string_view kTypeNames[] = {"FLAT", "SPARSE",     "ZERO",
+                                           "VMFS", "VMFSSPARSE", "SESPARSE"};
 
 bool IsSpace(char c) { return c == ' ' || c == '\t' || c == '\v' || c == '\f'; }
 
@@ -183,8 +183,8 @@ class Parser {
 };
 
 std::string FormatExtent(const ExtentLine& extent) {
-  std::string line = fmt::format("{} {} {}", AccessName(extent.access), extent.sectors,
-                                 TypeName(extent.type));
+  std::string line =
+      fmt::format("{} {} {}", AccessName(extent.access), extent.sectors, TypeName(extent.type));
   if (extent.type != ExtentLine::kZero) line += fmt::format(" \"{}\"", extent.name);
   if (extent.type == ExtentLine::kFlat) line += fmt::format(" {}", extent.offset);
   return line;

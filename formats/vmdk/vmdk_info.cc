@@ -36,8 +36,8 @@ Facts SparseFacts(const SparseGeometry& g) {
 
 std::string CidText(uint32_t cid) { return fmt::format("{:08x}", cid); }
 
-Reference MakeReference(const Descriptor& descriptor, Reference::Role role,
-                        const std::string& name, bool beside) {
+Reference MakeReference(const Descriptor& descriptor, Reference::Role role, const std::string& name,
+                        bool beside) {
   Reference reference;
   reference.role = role;
   reference.name = name;
@@ -71,8 +71,8 @@ Info MakeInfo(const Descriptor& d, const SparseGeometry* sparse) {
   std::vector<std::string> lines;
   for (const ExtentLine& line : d.extents) {
     if (lines.size() == kMostExtentsTold) break;
-    std::string text = fmt::format("{} {} {}", AccessName(line.access), line.sectors,
-                                   TypeName(line.type));
+    std::string text =
+        fmt::format("{} {} {}", AccessName(line.access), line.sectors, TypeName(line.type));
     if (!line.name.empty()) text += fmt::format(" \"{}\"", Printable(line.name));
     if (line.flat()) text += fmt::format(" {}", line.offset);
     lines.push_back(std::move(text));

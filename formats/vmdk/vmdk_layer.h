@@ -51,7 +51,8 @@ class VmdkLayer final : public Layer {
  public:
   // What open found out; see vmdk_open.cc.
   struct Parts {
-    std::unique_ptr<Store> file;  // that was opened
+    Store* file = nullptr;         // that was opened
+    std::unique_ptr<Store> owned;  // the same, of a layer
     std::vector<std::unique_ptr<Store>> others;
     std::unique_ptr<PinSet> pins;
     Descriptor descriptor;
@@ -110,6 +111,10 @@ class VmdkLayer final : public Layer {
   Mutex begin_mutex_;  // guards the descriptor until writing_
   std::atomic<bool> writing_{false};
 };
+
+// Everything but the layer itself. `to_check`: damage that keeps writers away is no matter, since
+// nothing is going to be written through the extents. `file` outlives it.
+Result<VmdkLayer::Parts> OpenParts(Store& file, const OpenOptions& options, bool to_check);
 
 // What Reserve and ReservePacked hand out. Filled in by the layer's planning.
 class VmdkReservation final : public Reservation {

@@ -25,14 +25,15 @@ Result<std::string> ReadText(Store& file, Range place) {
 
 class Opening {
  public:
-  Opening(std::unique_ptr<Store> file, const OpenOptions& options) : options_(options) {
-    parts_.file = std::move(file);
+  Opening(Store& file, const OpenOptions& options, bool to_check)
+      : options_(options), writable_(options.writable && !to_check) {
+    parts_.file = &file;
     parts_.pins = std::make_unique<PinSet>();
     parts_.info_only = options.info_only;
     parts_.fresh = options.fresh;
   }
 
-  Result<std::unique_ptr<Layer>> Run() {
+  Result<VmdkLayer::Parts> Run() {
     size_ = TRY(parts_.file->Size());
     std::array<std::byte, kSector> head{};
     uint64_t there = std::min<uint64_t>(size_, head.size());
@@ -50,7 +51,7 @@ class Opening {
     }
     parts_.info.writable = options_.writable;
     TRY(PrepareStream());
-    return std::make_unique<VmdkLayer>(std::move(parts_));
+    return std::move(parts_);
   }
 
  private:
@@ -72,7 +73,7 @@ class Opening {
 
   // The opened file is a sparse extent.
   Result<> OpenSelf() {
-    self_ = TRY(SparseExtent::Open(*parts_.file, options_.writable, *parts_.pins));
+    self_ = TRY(SparseExtent::Open(*parts_.file, writable_, *parts_.pins));
     const SparseGeometry& g = self_->geometry();
     if (!g.descriptor.empty()) {
       TRY(ReadDescriptor(g.descriptor));
@@ -125,7 +126,7 @@ class Opening {
       return {};
     }
     if (line.sparse() && self_) {
-      extent.store = parts_.file.get();
+      extent.store = parts_.file;
       extent.sparse = std::move(self_);
       return CheckCapacity(extent);
     }
@@ -134,7 +135,7 @@ class Opening {
       if (!sparse_files_.insert(extent.store).second) {
         return Fail(Code::kCorrupt, "the file of a sparse extent is named twice");
       }
-      bool writable = options_.writable && line.access == ExtentLine::kReadWrite;
+      bool writable = writable_ && line.access == ExtentLine::kReadWrite;
       extent.sparse = TRY(SparseExtent::Open(*extent.store, writable, *parts_.pins));
       if (descriptor().has_parent()) extent.sparse->ShowParent();
       return CheckCapacity(extent);
@@ -205,6 +206,7 @@ class Opening {
   }
 
   const OpenOptions& options_;
+  const bool writable_;  // through the extents
   VmdkLayer::Parts parts_;
   uint64_t size_ = 0;
   bool embedded_ = false;
@@ -216,11 +218,17 @@ class Opening {
 
 }  // namespace
 
+Result<VmdkLayer::Parts> OpenParts(Store& file, const OpenOptions& options, bool to_check) {
+  return Opening(file, options, to_check).Run();
+}
+
 Result<std::unique_ptr<Layer>> OpenVmdk(std::unique_ptr<Store> store, const OpenOptions& options) {
   for (const auto& [option, value] : options.options) {
     return Fail(Code::kUnsupported, "there is no option '{}' when opening", Printable(option));
   }
-  return Opening(std::move(store), options).Run();
+  VmdkLayer::Parts parts = TRY(OpenParts(*store, options, false));
+  parts.owned = std::move(store);
+  return std::make_unique<VmdkLayer>(std::move(parts));
 }
 
 }  // namespace platter::vmdk

@@ -24,7 +24,8 @@ std::optional<uint64_t> ToBytes(uint64_t sectors) {
 
 Result<uint64_t> Place(std::string_view what, uint64_t sector) {
   auto bytes = ToBytes(sector);
-  if (!bytes) return Fail(Code::kCorrupt, "header: {} at sector {:#x} is out of range", what, sector);
+  if (!bytes)
+    return Fail(Code::kCorrupt, "header: {} at sector {:#x} is out of range", what, sector);
   return *bytes;
 }
 
@@ -65,8 +66,7 @@ Result<SparseGeometry> ParseHosted(ConstBytes head) {
                 "header: the newline test failed; the file was transferred as text");
   }
   if (g.compressed() && header->compression != kCompressionZlib) {
-    return Fail(Code::kUnsupported, "header: compression method {}",
-                uint16_t{header->compression});
+    return Fail(Code::kUnsupported, "header: compression method {}", uint16_t{header->compression});
   }
   g.unclean = header->unclean_shutdown != 0;
   TRY(SetSizes(g, header->capacity, header->grain_size, header->table_entries));

@@ -42,8 +42,10 @@ std::string VmwareUuid(ImageId id) {
 Result<> PlanParent(const CreateOptions& options, ImagePlan& plan) {
   if (!options.parent) return {};
   if (plan.flat()) {
-    return Fail(Code::kUnsupported, "subformat {}: flat extents hold everything and cannot have a "
-                                    "parent", SubformatName(plan.subformat));
+    return Fail(Code::kUnsupported,
+                "subformat {}: flat extents hold everything and cannot have a "
+                "parent",
+                SubformatName(plan.subformat));
   }
   if (!options.parent_file) {
     return Fail(Code::kRefused,
@@ -52,8 +54,10 @@ Result<> PlanParent(const CreateOptions& options, ImagePlan& plan) {
   }
   const Info& parent = options.parent_file->info;
   if (parent.format != "vmdk") {
-    return Fail(Code::kUnsupported, "a VMDK can only record a parent that is a VMDK, and this one "
-                                    "is {}", parent.format);
+    return Fail(Code::kUnsupported,
+                "a VMDK can only record a parent that is a VMDK, and this one "
+                "is {}",
+                parent.format);
   }
   if (parent.identity.version.empty()) {
     return Fail(Code::kUnsupported, "the parent has no content id (CID) to be known by");
@@ -125,8 +129,8 @@ Result<ImagePlan> PlanImage(const CreateOptions& options) {
                                     {kAdapters[0], kAdapters[1], kAdapters[2], kAdapters[3]}))
                        .value_or(0);
   plan.zeroed_grains = TRY(BoolOption(options.options, "zeroed_grain")).value_or(false);
-  plan.allocate = TRY(PreallocationOption(options.options, {Preallocation::kFalloc})) ==
-                  Preallocation::kFalloc;
+  plan.allocate =
+      TRY(PreallocationOption(options.options, {Preallocation::kFalloc})) == Preallocation::kFalloc;
   if (plan.allocate && !plan.flat()) {
     return Fail(Code::kUnsupported, "option 'preallocation': {} has no flat extents",
                 SubformatName(plan.subformat));

@@ -44,8 +44,7 @@ Result<SparseGeometry> ReadGeometry(Store& file, uint64_t size) {
 
 }  // namespace
 
-SparseExtent::SparseExtent(Store& file, SparseGeometry geometry, uint64_t file_size,
-                           PinSet& pins)
+SparseExtent::SparseExtent(Store& file, SparseGeometry geometry, uint64_t file_size, PinSet& pins)
     : file_(file),
       geometry_(std::move(geometry)),
       pins_(pins),
@@ -55,8 +54,7 @@ SparseExtent::SparseExtent(Store& file, SparseGeometry geometry, uint64_t file_s
 
 SparseExtent::~SparseExtent() = default;
 
-Result<std::unique_ptr<SparseExtent>> SparseExtent::Open(Store& file, bool writable,
-                                                         PinSet& pins) {
+Result<std::unique_ptr<SparseExtent>> SparseExtent::Open(Store& file, bool writable, PinSet& pins) {
   uint64_t size = TRY(file.Size());
   SparseGeometry geometry = TRY(ReadGeometry(file, size));
   std::unique_ptr<SparseExtent> extent(new SparseExtent(file, std::move(geometry), size, pins));
@@ -116,8 +114,10 @@ Result<uint64_t> SparseExtent::GoodTable(uint64_t entry) const {
                 at, file_end_.load());
   }
   if (HoldsMetadata(place)) {
-    return Fail(Code::kCorrupt, "the grain table at {:#x} lies on the header, the descriptor or "
-                                "a grain directory", at);
+    return Fail(Code::kCorrupt,
+                "the grain table at {:#x} lies on the header, the descriptor or "
+                "a grain directory",
+                at);
   }
   return at;
 }
@@ -339,37 +339,39 @@ Result<uint64_t> SparseExtent::Describe(std::span<const Piece> pieces, uint64_t 
 
 // A packed grain's extent: its marker says how long the stream is.
 Result<Extent> SparseExtent::PackedExtent(const Piece& piece) const {
-  const uint64_t start = RoundDown(piece.guest.offset, geometry_.grain), end = file_end_;
-  uint64_t host = piece.grain.host, length = 2 * geometry_.grain;
-  auto where = [&] { return fmt::format("grain at {:#x}, guest offset {:#x}", host, start); };
-  if (geometry_.markers()) {
-    std::array<std::byte, sizeof(GrainMarker)> bytes{};
-    if (!FitsIn(host, bytes.size(), end)) {
-      return Fail(Code::kCorrupt, "{}: its marker reaches past the end of the file ({:#x})",
-                  where(), end);
-    }
-    TRY_AS(where(), file_.Read(host, Bytes(bytes)));
-    auto marker = *LoadAt<GrainMarker>(bytes, 0);
-    uint64_t size = marker.size;
-    if (marker.sector != start / kSector) {
-      return Fail(Code::kCorrupt, "{}: its marker says that it is the grain of sector {:#x}",
-                  where(), uint64_t{marker.sector});
-    }
-    if (size == 0 || size > length || !FitsIn(host + bytes.size(), size, end)) {
-      return Fail(Code::kCorrupt, "{}: its marker says {} bytes", where(), size);
-    }
-    host += bytes.size();
-    length = size;
-  }
+  const uint64_t start = RoundDown(piece.guest.offset, geometry_.grain);
   Extent extent;
   extent.guest = piece.guest;
   extent.kind = Kind::kData;
   extent.store = &file_;
-  extent.host = {host, std::min(length, end - host)};
+  extent.host = TRY(PackedHost(start, piece.grain.host));
   extent.codec.id = Codec::kZlib;
-  extent.codec.unit = static_cast<uint32_t>(geometry_.grain);
+  // Of the last grain some programs pack only what is inside the disk.
+  extent.codec.unit = static_cast<uint32_t>(GrainRange(start).length);
   extent.codec.skip = static_cast<uint32_t>(piece.guest.offset - start);
   return extent;
+}
+
+Result<Range> SparseExtent::PackedHost(uint64_t guest, uint64_t host) const {
+  const uint64_t most = 2 * geometry_.grain, end = file_end_;
+  if (!geometry_.markers()) return Range{host, std::min(most, end - host)};
+  auto where = [&] { return fmt::format("grain at {:#x}, guest offset {:#x}", host, guest); };
+  std::array<std::byte, sizeof(GrainMarker)> bytes{};
+  if (!FitsIn(host, bytes.size(), end)) {
+    return Fail(Code::kCorrupt, "{}: its marker reaches past the end of the file ({:#x})", where(),
+                end);
+  }
+  TRY_AS(where(), file_.Read(host, Bytes(bytes)));
+  auto marker = *LoadAt<GrainMarker>(bytes, 0);
+  if (marker.sector != guest / kSector) {
+    return Fail(Code::kCorrupt, "{}: its marker says that it is the grain of sector {:#x}", where(),
+                uint64_t{marker.sector});
+  }
+  const Range stream{host + bytes.size(), marker.size};
+  if (stream.empty() || stream.length > most || !FitsIn(stream.offset, stream.length, end)) {
+    return Fail(Code::kCorrupt, "{}: its marker says {} bytes", where(), stream.length);
+  }
+  return stream;
 }
 
 }  // namespace platter::vmdk

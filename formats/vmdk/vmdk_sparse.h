@@ -87,6 +87,11 @@ class SparseExtent {
   Store& file() const { return file_; }
   // True if the first directory was of no use and the redundant one is used instead.
   bool used_redundant() const { return used_redundant_; }
+  // What an entry of a directory or table names, if it can: kCorrupt says why not.
+  Result<uint64_t> GoodTable(uint64_t entry) const;
+  Result<Grain> GoodGrain(uint64_t entry) const;
+  // Where the stream of a packed grain is, by its marker.
+  Result<Range> PackedHost(uint64_t guest, uint64_t host) const;
   // The grain of `guest`, cut off at the end of the extent.
   Range GrainRange(uint64_t guest) const;
 
@@ -146,10 +151,8 @@ class SparseExtent {
 
   // vmdk_sparse.cc; Locked: under mutex_
   std::optional<uint64_t> EntryLocked(uint64_t directory, uint64_t table, Stop& stop);
-  Result<uint64_t> GoodTable(uint64_t entry) const;
   std::optional<uint64_t> TableLocked(uint64_t table, Stop& stop);
   std::optional<Grain> RedundantLocked(uint64_t table, uint64_t index, Error why, Stop& stop);
-  Result<Grain> GoodGrain(uint64_t entry) const;
   size_t CollectLocked(Range part, std::span<Piece> pieces, Stop& stop);
   bool CollectTableLocked(ConstBytes bytes, Range part, std::span<Piece> pieces, size_t& count,
                           Stop& stop);
@@ -177,8 +180,8 @@ class SparseExtent {
   Mutex create_mutex_;
   Mutex flush_mutex_;
 
-  mutable Mutex mutex_;             // guards everything below
-  std::set<uint64_t> bad_tables_;   // places of tables that could not be read
+  mutable Mutex mutex_;                // guards everything below
+  std::set<uint64_t> bad_tables_;      // places of tables that could not be read
   std::map<uint64_t, uint64_t> free_;  // runs of bytes
   std::deque<Retired> retired_;
   uint64_t next_ = 0;        // bytes: new space comes from here

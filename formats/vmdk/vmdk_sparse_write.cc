@@ -15,10 +15,10 @@ constexpr uint64_t kGrowBytes = kMiB;    // of the file, at least
 constexpr uint64_t kMostRun = 8 * kMiB;  // bytes in one reservation
 constexpr size_t kMostDirty = 4 * kMiB;  // bytes of tables, before a flush is asked for
 constexpr size_t kMostRetired = 65536;
-constexpr uint32_t kTableEntries = 512;                // the format's
-constexpr uint64_t kHostLimit = kSector << 32;         // what entries can name: 2 TiB
-constexpr uint64_t kLongEnough = 16;  // grains: a good run of free space
-constexpr size_t kRunsTried = 64;     // of free space, for one request
+constexpr uint32_t kTableEntries = 512;         // the format's
+constexpr uint64_t kHostLimit = kSector << 32;  // what entries can name: 2 TiB
+constexpr uint64_t kLongEnough = 16;            // grains: a good run of free space
+constexpr size_t kRunsTried = 64;               // of free space, for one request
 
 template <class Piece>
 Result<> WritePieces(Store& file, std::string_view what, const std::vector<Piece>& pieces) {
@@ -91,11 +91,12 @@ Result<std::optional<SparseExtent::Tables>> SparseExtent::FindTables(uint64_t ta
         if (both) return std::optional<Tables>(std::move(tables));
         return Fail(Code::kCorrupt,
                     "grain directory entry {}: the two directories contradict each other; "
-                    "repair with check", table);
+                    "repair with check",
+                    table);
       }
     }
-    loaded[which] = TRY_AS(fmt::format("grain directory entry {}", table),
-                           stop.cache->Get(stop.missing));
+    loaded[which] =
+        TRY_AS(fmt::format("grain directory entry {}", table), stop.cache->Get(stop.missing));
   }
 }
 
@@ -125,7 +126,8 @@ Result<> SparseExtent::MakeTables(uint64_t table) {
   next_ = used_end_ = end;
   auto enter = [&](TableCache::Ref& directory, uint64_t host) {
     tables_.Fresh(host);
-    StoreAt(directory.Edit({at - slice, sizeof(le32)}), 0, le32(static_cast<uint32_t>(host / kSector)));
+    StoreAt(directory.Edit({at - slice, sizeof(le32)}), 0,
+            le32(static_cast<uint32_t>(host / kSector)));
   };
   enter(first, place);
   if (second) enter(second, place + length);

@@ -15,7 +15,7 @@
 namespace platter::vmdk {
 
 namespace {
-constexpr uint64_t kMostFlat = 64 * kMiB;    // in one reservation
+constexpr uint64_t kMostFlat = 64 * kMiB;  // in one reservation
 constexpr uint64_t kMostStreamed = 4 * kMiB;
 }  // namespace
 

@@ -170,8 +170,7 @@ TEST_P(DeflateLevels, TooLittleRoomIsZeroAndNothingIsWrittenBehindIt) {
 }
 
 TEST_P(DeflateLevels, WithTheZlibWrapper) {
-  auto compressor =
-      Make({.id = Codec::kZlib, .level = GetParam()});
+  auto compressor = Make({.id = Codec::kZlib, .level = GetParam()});
   for (const Sample& sample : Samples()) {
     SCOPED_TRACE(sample.name);
     Buffer room(sample.bytes.size() + sample.bytes.size() / 100 + 400);

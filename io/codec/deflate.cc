@@ -157,9 +157,9 @@ Result<size_t> InflateZlibSlowly(ConstBytes from, Bytes into) {
     stream.avail_out = behind.size();
   }
   size_t made = stream.total_out;
-  const char* problem = stream.msg                             ? stream.msg
+  const char* problem = stream.msg                         ? stream.msg
                         : made > into.size() + kMostBehind ? "the stream goes on"
-                                                               : "the stream is cut off";
+                                                           : "the stream is cut off";
   inflateEnd(&stream);
   if (result == Z_STREAM_END && made >= into.size()) return from.size() - stream.avail_in;
   if (result == Z_STREAM_END) problem = "the stream ends";

@@ -55,7 +55,8 @@ struct CopyOptions {
   bool target_is_zero = false;  // the target reads as zeros already: zeros need no write
   bool skip_parent = false;     // leave kParent ranges of `from` alone: copy only what this layer
                                 // itself holds (convert -B)
-  bool compress = false;        // write packed units (ReservePacked) in info().compression
+  bool compress = false;        // write packed units (ReservePacked) in info().compression; also
+                                // where the target takes nothing else (info().only_packed)
   bool keep_packed = false;     // packed units of the source stay so even without `compress`, where
                                 // the target takes their codec and size
   int level = 0;                // codec's level; 0: our default
