@@ -219,6 +219,40 @@ TEST(InflateTest, ReadsWhatZlibWritesAndSaysWhereItEnds) {
   }
 }
 
+TEST(ZlibTest, IsReadToItsEndWhereItsChecksumIs) {
+  Buffer text = TextBytes(65536, 7), noise = RandomBytes(65536, 8);
+  for (const Buffer* unit : {&text, &noise}) {
+    for (int level : {1, 0, 9}) {
+      Buffer stream(70000);
+      size_t used = Make({.id = Codec::kZlib, .level = level})->Compress(*unit, stream);
+      ASSERT_GT(used, 0u);
+      stream.resize(used);
+      Buffer followed = stream;
+      followed.resize(used + 100, std::byte{0x55});
+      for (size_t length : {size_t{65536}, size_t{1000}, size_t{1}}) {
+        GuardedBuffer from(followed), into(length);
+        auto consumed = Decompress(Codec::kZlib, from.bytes(), into.bytes());
+        ASSERT_TRUE(consumed.has_value()) << consumed.error().text();
+        EXPECT_EQ(*consumed, used) << "also where the unit is shorter than the stream";
+        EXPECT_TRUE(std::equal(into.bytes().begin(), into.bytes().end(), unit->begin()));
+        // Damage to the checksum, and to data behind what was asked for.
+        for (size_t at : {used - 1, used - 4, used / 2}) {
+          Buffer bad = followed;
+          bad[at] ^= std::byte{0x10};
+          auto result = Decompress(Codec::kZlib, bad, into.bytes());
+          EXPECT_FALSE(result.has_value()) << "byte " << at;
+        }
+      }
+      Buffer whole(65537);
+      EXPECT_FALSE(Decompress(Codec::kZlib, stream, whole)) << "one byte too short";
+      for (size_t cut : {size_t{0}, size_t{1}, size_t{2}, used / 2, used - 1}) {
+        EXPECT_FALSE(
+            Decompress(Codec::kZlib, ConstBytes(stream).first(cut), Bytes(whole).first(9)));
+      }
+    }
+  }
+}
+
 TEST(InflateTest, AStreamLongerThanTheUnitFillsIt) {
   for (int level : {0, 1, 6}) {
     for (const Sample& sample : Samples()) {
