@@ -352,15 +352,11 @@ class ExtentCheck {
       }
       at = run.end();
     }
-    for (uint64_t i = 0; i < lost; ++i) {
-      if (i == 0) {
-        Add(Finding::kLeak, fmt::format("{} grains are named by no table, the first at {:#x}; copy "
-                                        "the disk to get their space back",
-                                        lost, first));
-      } else {
-        ++report_.leaks;
-      }
-    }
+    if (lost == 0) return;
+    Add(Finding::kLeak, fmt::format("{} grains are named by no table, the first at {:#x}; copy the "
+                                    "disk to get their space back",
+                                    lost, first));
+    report_.leaks += lost - 1;
   }
 
   SparseExtent& extent_;

@@ -198,7 +198,7 @@ class Opening {
         !parts_.extents[0].sparse) {
       return {};
     }
-    TRY(parts_.extents[0].sparse->BeginStream());
+    parts_.extents[0].sparse->BeginStream();
     parts_.info.compressed_units = true;
     parts_.info.only_packed = true;
     parts_.info.compression = CodecName(Codec::kZlib);

@@ -124,7 +124,7 @@ class SparseExtent {
   Result<> Trim();
 
   // A new stream: grains are appended, tables are kept in memory until the end.
-  Result<> BeginStream();
+  void BeginStream();
   StreamWriter* stream() const { return stream_.get(); }
 
  private:

@@ -147,6 +147,12 @@ Result<std::vector<Grain>> SparseExtent::Read(const Tables& tables, Range part) 
                                  .WithPrefix(fmt::format("grain table {}, entry {}",
                                                          at / geometry_.table_span(), index)));
     }
+    // The last grain may be there in part: now all of it is, so that it can be written in place.
+    if (grain->kind == Grain::kData && grain->host + geometry_.grain > file_end_) {
+      TRY(GrowLocked(grain->host + geometry_.grain));
+      used_end_ = std::max(used_end_, grain->host + geometry_.grain);
+      next_ = std::max(next_, used_end_);
+    }
     grains.push_back(*grain);
   }
   return grains;
@@ -295,11 +301,10 @@ Result<> SparseExtent::Trim() {
   return {};
 }
 
-Result<> SparseExtent::BeginStream() {
-  TRY(file_.Resize(geometry_.overhead));
+// What an empty stream ends with stays until the first grain goes over it.
+void SparseExtent::BeginStream() {
   stream_ = std::make_unique<StreamWriter>(file_, geometry_);
   file_end_ = UINT64_MAX;  // only what was published is named, and that is there
-  return {};
 }
 
 }  // namespace platter::vmdk
