@@ -2,12 +2,14 @@
 #include "formats/format.h"
 #include "formats/qcow2/qcow2.h"
 #include "formats/raw/raw.h"
+#include "formats/vhd/vhd.h"
 #include "formats/vmdk/vmdk.h"
 
 namespace platter {
 
 std::span<const Format* const> AllFormats() {
-  static constexpr const Format* kFormats[] = {&kQcow2Format, &kVmdkFormat, &kRawFormat};
+  static constexpr const Format* kFormats[] = {&kQcow2Format, &kVmdkFormat, &kVhdFormat,
+                                               &kRawFormat};
   return kFormats;
 }
 

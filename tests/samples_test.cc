@@ -10,6 +10,7 @@
 
 #include "base/endian.h"
 #include "cow/disk.h"
+#include "formats/format.h"
 #include "io/buffer.h"
 #include "io/codec/hash.h"
 #include "io/engine/engine.h"
