@@ -95,7 +95,7 @@ TEST(VmdkDescriptor, WhatIsWrongIsNamedWithItsLine) {
   };
   for (const auto& c : cases) {
     std::string error = ErrorOf(WithLine(c.line));
-    EXPECT_NE(error.find("line 14: "), error.npos) << c.line << ": " << error;
+    EXPECT_NE(error.find("line 13: "), error.npos) << c.line << ": " << error;
     EXPECT_NE(error.find(c.expected), error.npos) << c.line << ": " << error;
   }
   EXPECT_NE(ErrorOf("version=1\n").find("no extents"), std::string::npos);

@@ -104,7 +104,10 @@ class Opening {
       extent.guest = {at, line.sectors * kSector};
       extent.line = line;
       at = extent.guest.end();
-      if (extent.guest.empty()) continue;
+      if (extent.guest.empty()) {
+        if (line.sparse()) self_.reset();
+        continue;
+      }
       TRY_AS(fmt::format("extent '{}'", Printable(line.name)), OpenExtent(extent));
       parts_.extents.push_back(std::move(extent));
     }
