@@ -2,14 +2,15 @@
 #include "formats/format.h"
 #include "formats/qcow2/qcow2.h"
 #include "formats/raw/raw.h"
+#include "formats/vdi/vdi.h"
 #include "formats/vhd/vhd.h"
 #include "formats/vmdk/vmdk.h"
 
 namespace platter {
 
 std::span<const Format* const> AllFormats() {
-  static constexpr const Format* kFormats[] = {&kQcow2Format, &kVmdkFormat, &kVhdFormat,
-                                               &kRawFormat};
+  static constexpr const Format* kFormats[] = {&kQcow2Format, &kVdiFormat, &kVhdFormat,
+                                               &kVmdkFormat, &kRawFormat};
   return kFormats;
 }
 
