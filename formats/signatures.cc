@@ -79,6 +79,7 @@ bool IsBzip2(ConstBytes head) {
 bool IsVmdkDescriptor(ConstBytes head) {
   constexpr std::string_view kTitle = "# Disk DescriptorFile";
   std::string_view text = AsText(head);
+  if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
   while (!text.empty()) {
     size_t end = std::min(text.find('\n'), text.size());
     std::string_view line = text.substr(0, end);

@@ -69,6 +69,7 @@ struct Info {
   bool dirty = false;             // not closed cleanly
   bool corrupt = false;           // marked as corrupt by a program that found it so
   bool compressed_units = false;  // ReservePacked is offered, see compression
+  bool only_packed = false;       // what is written has to be packed units: Reserve is refused
   std::string compression;        // codec of packed units ("deflate", "zstd"); empty: none
   Identity identity;
   std::vector<Reference> references;  // every file it names, opened or not

@@ -35,8 +35,13 @@ enum class Kind : uint8_t {
 
 // How host bytes become guest bytes.
 struct Codec {
-  enum Id : uint8_t { kNone, kDeflate, kZstd } id = kNone;
-  // For kDeflate and kZstd: the host range holds one packed unit of `unit` guest bytes (the
+  enum Id : uint8_t {
+    kNone,
+    kDeflate,  // RFC 1951
+    kZstd,     // RFC 8878
+    kZlib,     // RFC 1950: deflate with a checksum
+  } id = kNone;
+  // For all but kNone: the host range holds one packed unit of `unit` guest bytes (the
   // compressed stream may be followed by bytes that are not its own), and the extent's first
   // guest byte is the unit's byte `skip`.
   uint32_t unit = 0;

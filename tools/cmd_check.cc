@@ -2,6 +2,7 @@
 // every byte.
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "io/engine/engine.h"
 #include "tools/command.h"
@@ -72,6 +73,11 @@ class CheckCommand : public Command {
       if (found->check) {
         OpenOptions open;
         open.writable = options.file.writable;
+        // Extents and data files; the image itself is not among them.
+        Gate gate = image_.MakeGate();
+        std::set<FileId> seen{TRY(IdentifyFile(path_))};
+        ReferenceOpener opener(gate, path_, options.file, seen);
+        open.opener = &opener;
         CheckOptions check;
         check.repair = repair_ == "all"     ? CheckOptions::kAll
                        : repair_ == "leaks" ? CheckOptions::kLeaks

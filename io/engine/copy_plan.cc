@@ -31,7 +31,7 @@ CopyPlan::CopyPlan(Layer& from, const Layer& to, Range range, const CopyOptions&
       cursor_(from, range, std::move(lost)) {
   // Parts that are to be left alone forbid widening; without units in the target a page will do.
   uint64_t unit = to.info().unit == 0 ? Buffer::kAlign : to.info().unit;
-  grain_ = options.skip_parent ? 1 : std::min(unit, chunk_);
+  grain_ = options.skip_parent && !to.info().only_packed ? 1 : std::min(unit, chunk_);
   // A packed unit of the source that is cut in two would be unpacked twice.
   uint64_t packed = from.info().unit;
   cut_ = packed > grain_ && packed <= chunk_ && IsAligned(packed, grain_) ? packed : grain_;

@@ -11,7 +11,8 @@ void CopyWorker::Sort(const CopyJob& job) {
   units_.clear();
   packed_out_used_ = 0;
   for (const CopyJob::Run& run : job.runs) SortRun(run);
-  if (detect_ && options_.sparse > block_) KeepShortZeros();
+  // Where only packed units can be written, a unit is data or it is not.
+  if (detect_ && options_.sparse > block_ && !only_packed_) KeepShortZeros();
 }
 
 void CopyWorker::SortRun(const CopyJob::Run& run) {
@@ -40,8 +41,8 @@ std::optional<CopyWorker::PackedUnit> CopyWorker::Pack(Range piece, size_t place
   }
   if (next_passed_ < passed_.size() && passed_[next_passed_].guest == piece) {
     const PackedUnit& unit = passed_[next_passed_];
-    if (unit.bytes.size() < unit_) return unit;
-    return std::nullopt;
+    if (unit.bytes.size() <= PackedRoom()) return unit;
+    if (!only_packed_) return std::nullopt;
   }
   if (!compressor_ || !IsAligned(piece.offset, unit_)) return std::nullopt;
   if (piece.length != unit_ && piece.end() != to_.info().size) return std::nullopt;
@@ -50,7 +51,7 @@ std::optional<CopyWorker::PackedUnit> CopyWorker::Pack(Range piece, size_t place
     // Not over the bytes of what comes after in the buffer: nothing comes after the disk's end.
     std::ranges::fill(from.subspan(piece.length), std::byte{0});
   }
-  Bytes into = packed_out_.bytes().subspan(packed_out_used_, unit_ - 1);
+  Bytes into = packed_out_.bytes().subspan(packed_out_used_, PackedRoom());
   size_t size = compressor_->Compress(from, into);
   if (size == 0) return std::nullopt;
   packed_out_used_ += size;

@@ -55,7 +55,8 @@ struct CopyOptions {
   bool target_is_zero = false;  // the target reads as zeros already: zeros need no write
   bool skip_parent = false;     // copy only what the top layer of `from` itself holds, and leave
                                 // alone what comes from below it (convert -B)
-  bool compress = false;        // write packed units (ReservePacked) in info().compression
+  bool compress = false;        // write packed units (ReservePacked) in info().compression; also
+                                // where the target takes nothing else (info().only_packed)
   bool keep_packed = false;     // packed units of the source stay so even without `compress`, where
                                 // the target takes their codec and size
   int level = 0;                // codec's level; 0: our default
