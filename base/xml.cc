@@ -42,17 +42,14 @@ std::string Expand(std::string_view name) {
   const bool hex = name.starts_with('x');
   if (hex) name.remove_prefix(1);
   uint32_t code = 0;
-  auto [end, error] =
-      std::from_chars(name.data(), name.data() + name.size(), code, hex ? 16 : 10);
+  auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), code, hex ? 16 : 10);
   if (error != std::errc() || end != name.data() + name.size()) return {};
   return Encode(code);
 }
 
 }  // namespace
 
-XmlReader::XmlReader(std::string_view document) : document_(document) {
-  Take("\xef\xbb\xbf");
-}
+XmlReader::XmlReader(std::string_view document) : document_(document) { Take("\xef\xbb\xbf"); }
 
 size_t XmlReader::line() const {
   return 1 + static_cast<size_t>(std::ranges::count(document_.substr(0, at_), '\n'));
@@ -132,8 +129,8 @@ Result<> XmlReader::TakeAttribute() {
 Result<XmlReader::Event> XmlReader::Start() {
   if (open_.empty() && seen_root_) return Bad("a second root element");
   if (open_.size() == kMostDepth) {
-    return Fail(Code::kUnsupported, "XML line {}: more than {} elements within one another",
-                line(), kMostDepth);
+    return Fail(Code::kUnsupported, "XML line {}: more than {} elements within one another", line(),
+                kMostDepth);
   }
   std::string_view name = TRY(TakeName());
   attributes_.clear();

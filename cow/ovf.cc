@@ -75,9 +75,8 @@ Result<> TakeElement(const XmlReader& element, Ovf& ovf) {
 }
 
 bool IsHex(std::string_view text) {
-  return std::ranges::all_of(text, [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-  });
+  return std::ranges::all_of(
+      text, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
 
 // "SHA256(name)= digest", with spaces here and there.

@@ -103,7 +103,9 @@ std::string TarFiles::NameWithEnding(std::string_view ending) const {
 Result<std::unique_ptr<Store>> TarFiles::Open(const Reference& reference) {
   auto names = reference.paths.empty() ? std::vector{reference.name} : reference.paths;
   for (const std::string& name : names) {
-    auto same = [&](const TarMember& member) { return WithoutDot(member.name) == WithoutDot(name); };
+    auto same = [&](const TarMember& member) {
+      return WithoutDot(member.name) == WithoutDot(name);
+    };
     auto found = std::ranges::find_if(members_, same);
     if (found != members_.end()) return TRY(WindowStore::Open(archive_, found->data));
   }
@@ -125,8 +127,7 @@ Result<Package> Package::Open(std::unique_ptr<PackageFiles> files, Store& ovf, s
   package.warnings_ = warnings;
   TRY(package.LoadManifest(manifest_name));
   TRY(package.Verify(ovf, package.ovf_name_));
-  const std::string what =
-      fmt::format("description '{}'", Printable(package.ovf_name_, PATH_MAX));
+  const std::string what = fmt::format("description '{}'", Printable(package.ovf_name_, PATH_MAX));
   package.ovf_ = TRY_AS(what, ParseOvf(TRY_AS(what, ReadText(ovf))));
   return package;
 }
@@ -213,10 +214,11 @@ Result<const OvfDisk*> Package::Choose(const std::string& wanted) const {
   }
   std::string list;
   for (size_t i = 0; i < disks.size() && i < 20; ++i) {
-    list += fmt::format("{}{}", i == 0 ? "" : ", ",
-                        Printable(ovf_.FindFile(disks[i]->file_ref)->href));
+    list +=
+        fmt::format("{}{}", i == 0 ? "" : ", ", Printable(ovf_.FindFile(disks[i]->file_ref)->href));
   }
-  return Fail(Code::kRefused, "it has {} disks; put the name of one behind the file's and a colon: {}",
+  return Fail(Code::kRefused,
+              "it has {} disks; put the name of one behind the file's and a colon: {}",
               disks.size(), list);
 }
 

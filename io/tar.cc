@@ -90,8 +90,8 @@ class Walker {
       if (IsFile(header->type) && next_.size) header->size = *next_.size;
       const Range data{at + kTarBlock, header->size};
       if (!FitsIn(data.offset, data.length, size)) {
-        return Fail(Code::kCorrupt, "{}: the {} bytes of '{}' reach past the end (size {:#x})", what,
-                    data.length, Printable(header->name), size);
+        return Fail(Code::kCorrupt, "{}: the {} bytes of '{}' reach past the end (size {:#x})",
+                    what, data.length, Printable(header->name), size);
       }
       TRY_AS(what, Take(std::move(*header), data));
       at = std::min(RoundUp(data.end(), kTarBlock), size);
@@ -157,7 +157,8 @@ Result<std::optional<TarHeader>> ParseTarHeader(ConstBytes bytes) {
   // Links, devices and folders have no data, whatever they say.
   const bool has_data = block->type < '1' || block->type > '6';
   header.size = has_data ? *size : 0;
-  const bool posix = std::string_view(block->magic_version.data(), 6) == std::string_view("ustar\0", 6);
+  const bool posix =
+      std::string_view(block->magic_version.data(), 6) == std::string_view("ustar\0", 6);
   std::string_view prefix = posix ? TextOf(block->prefix) : std::string_view();
   if (!prefix.empty()) header.name = std::string(prefix) + "/";
   header.name += TextOf(block->name);

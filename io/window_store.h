@@ -12,7 +12,8 @@ namespace platter {
 
 class WindowStore final : public Store {
  public:
-  // Keeps `inner`, which others may use too, and shows `window` of it, or fails with kOutOfRange where that is not inside.
+  // Keeps `inner`, which others may use too, and shows `window` of it, or fails with kOutOfRange
+  // where that is not inside.
   static Result<std::unique_ptr<WindowStore>> Open(std::shared_ptr<Store> inner, Range window);
 
   Caps caps() const override;
