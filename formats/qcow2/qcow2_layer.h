@@ -103,6 +103,10 @@
 #include "io/range_lock.h"
 #include "io/table_cache.h"
 
+namespace platter {
+class ExtentList;
+}
+
 namespace platter::qcow2 {
 
 // See Format::open. Refuses what we do not know by name. With options.writable an image with the
@@ -110,7 +114,6 @@ namespace platter::qcow2 {
 Result<std::unique_ptr<Layer>> OpenQcow2(std::unique_ptr<Store> store, const OpenOptions& options);
 
 class Qcow2Reservation;
-class ExtentList;
 
 class Qcow2Layer final : public Layer, public Resizer {
  public:

@@ -9,8 +9,8 @@
 
 #include "base/check.h"
 #include "base/endian.h"
-#include "formats/qcow2/qcow2_extents.h"
 #include "formats/qcow2/qcow2_layer.h"
+#include "io/extent_list.h"
 
 namespace platter::qcow2 {
 

@@ -6,29 +6,9 @@
 
 #include "base/check.h"
 #include "io/buffer.h"
+#include "io/in_place.h"
 
 namespace platter {
-
-namespace {
-
-// Names the place itself. What was there is overwritten while the bytes move, so there is nothing
-// to publish, and nothing to give back either.
-class InPlace final : public Reservation {
- public:
-  explicit InPlace(std::vector<Extent> target) : target_(std::move(target)) {}
-
-  Range range() const override {
-    return Range::FromTo(target_.front().guest.offset, target_.back().guest.end());
-  }
-  std::span<const Extent> target() const override { return target_; }
-  std::span<const Range> fill() const override { return {}; }
-  Result<> Publish() override { return {}; }
-
- private:
-  const std::vector<Extent> target_;
-};
-
-}  // namespace
 
 Result<std::unique_ptr<Layer>> RawLayer::Open(Parts parts) {
   uint64_t size = TRY(parts.store->Size());

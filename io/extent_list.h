@@ -7,7 +7,7 @@
 
 #include "io/layer.h"
 
-namespace platter::qcow2 {
+namespace platter {
 
 class ExtentList {
  public:
@@ -39,4 +39,4 @@ class ExtentList {
   size_t count_ = 0;
 };
 
-}  // namespace platter::qcow2
+}  // namespace platter
