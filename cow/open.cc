@@ -293,7 +293,7 @@ Result<const Format*> ChooseFormat(Store& store, const std::string& name,
     }
     return format;
   }
-  ProbeResult probed = TRY_AS(fmt::format("'{}'", store.name()), Probe(store));
+  ProbeResult probed = TRY(Probe(store));
   if (!probed.refusal.empty()) {
     return Fail(probed.refusal_code, "'{}' {}", store.name(), probed.refusal);
   }

@@ -102,7 +102,7 @@ class Unwrapper {
     const bool package = signature == &kOva || signature == &kOvf;
     if ((!packing && !package) || TRY(IsFormat(head))) return false;
     if (options_.writable) {
-      return Fail(Code::kReadOnly, "{} is {} '{}', and what is in it can only be read", Quoted(),
+      return Fail(Code::kReadOnly, "{} is {} {}, and what is in it can only be read", Quoted(),
                   packing ? "compressed with" : "a package,", signature->name);
     }
     if (packing) {

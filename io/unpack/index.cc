@@ -12,6 +12,7 @@ namespace platter {
 
 namespace {
 
+constexpr size_t kPeek = 4096;  // bytes: headers are often farther apart
 constexpr size_t kMostMembers = 1'000'000;
 constexpr uint64_t kMostWindow = kTiB;  // what is larger is too large, however large it is
 // Members are often tiny (BGZF: 64 KiB at most), so neighbours are taken together up to this.
@@ -26,7 +27,7 @@ class Peeker {
   std::optional<ConstBytes> At(uint64_t at, size_t length) {
     if (!FitsIn(at, length, size_)) return std::nullopt;
     if (at < held_.offset || at + length > held_.end()) {
-      held_ = {at, std::min<uint64_t>(buffer_.size(), size_ - at)};
+      held_ = {at, std::min<uint64_t>(std::max(length, kPeek), size_ - at)};
       if (!store_.Read(at, buffer_.bytes().first(held_.length))) return std::nullopt;
     }
     return std::as_const(buffer_).bytes().subspan(at - held_.offset, length);

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <utility>
@@ -70,15 +71,14 @@ class UnpackedStore : public Store {
   Result<> CheckLimits(uint64_t size, uint64_t taken) const {
     if (size > limits_.most) {
       return Fail(Code::kRefused,
-                  "'{}' unpacks to more than {} bytes; give --unpack-limit SIZE for more", name(),
-                  limits_.most);
+                  "unpacks to more than {} bytes; give --unpack-limit SIZE for more", limits_.most);
     }
     if (!limits_.given && size > UnpackLimits::kFreeBytes &&
         size / UnpackLimits::kMostRatio > taken) {
-      return Fail(Code::kRefused,
-                  "'{}' unpacks to more than {} times its size; give --unpack-limit SIZE if you "
-                  "trust it",
-                  name(), UnpackLimits::kMostRatio);
+      return Fail(
+          Code::kRefused,
+          "unpacks to more than {} times its size; give --unpack-limit SIZE if you trust it",
+          UnpackLimits::kMostRatio);
     }
     return {};
   }
@@ -161,8 +161,8 @@ class StreamStore final : public UnpackedStore {
     if (!limits_.brief || limits_.given || made < UnpackLimits::kBriefBytes) return {};
     if (Clock::now() - opened_ < std::chrono::seconds(UnpackLimits::kBriefSeconds)) return {};
     return Fail(Code::kRefused,
-                "'{}': what is asked for is more than {} MiB into its content; to unpack that far "
-                "give --unpack-limit SIZE",
+                "'{}': info unpacks no more than this ({} MiB); give --unpack-limit SIZE to let it "
+                "go on",
                 name(), made / kMiB);
   }
 
@@ -206,7 +206,7 @@ class IndexedStore final : public UnpackedStore {
         free_slots_(std::clamp(limits.memory / decoder_memory_, uint64_t{1}, kMostAtOnce)) {}
 
   Result<> Prepare() {
-    if (!limits_.brief) TRY(CheckLimits(size_, TRY(packed_->Size())));
+    if (!limits_.brief) TRY_AS(Quoted(), CheckLimits(size_, TRY(packed_->Size())));
     return spool_.file().Resize(size_);
   }
 
@@ -234,7 +234,7 @@ class IndexedStore final : public UnpackedStore {
   }
 
  private:
-  enum State : uint8_t { kAbsent, kBusy, kPresent };
+  enum State : uint8_t { kAbsent, kBusy, kPresent, kDamaged };
 
   size_t BlockAt(uint64_t at) const {
     auto after = std::ranges::upper_bound(
@@ -242,20 +242,25 @@ class IndexedStore final : public UnpackedStore {
     return static_cast<size_t>(after - blocks_.begin()) - (after == blocks_.begin() ? 0 : 1);
   }
 
-  // Block `i` is in the spool.
+  // Block `i` is in the spool. What is wrong with a block stays wrong, and is not tried again: a
+  // deep check asks for every part of it.
   Result<> Need(size_t i) {
     {
       std::unique_lock lock(mutex_);
-      changed_.Wait(lock, [&] {
-        return states_[i] == kPresent || (states_[i] == kAbsent && free_slots_ > 0);
-      });
+      changed_.Wait(
+          lock, [&] { return states_[i] != kBusy && (states_[i] != kAbsent || free_slots_ > 0); });
       if (states_[i] == kPresent) return {};
+      if (states_[i] == kDamaged) return std::unexpected(damage_.at(i).Clone());
       states_[i] = kBusy;
       --free_slots_;
     }
     auto filled = Fill(blocks_[i]);
     std::lock_guard lock(mutex_);
     states_[i] = filled ? kPresent : kAbsent;
+    if (!filled && filled.error().code() == Code::kCorrupt) {
+      states_[i] = kDamaged;
+      damage_.emplace(i, filled.error().Clone());
+    }
     ++free_slots_;
     changed_.NotifyAll();
     return filled;
@@ -264,7 +269,8 @@ class IndexedStore final : public UnpackedStore {
   Result<> Fill(const PackedBlock& block) {
     auto decoder = TRY(MakeBlockDecoder(packing_, block, decoder_memory_));
     Unpacker unpacker(*packed_, block.host, PackingName(packing_), std::move(decoder));
-    Buffer buffer(kPiece);
+    // One byte more than there should be, so that the end shows.
+    Buffer buffer(std::min<uint64_t>(kPiece, block.guest.length + 1));
     uint64_t made = 0;
     while (true) {
       const size_t count = TRY(unpacker.Next(buffer.bytes()));
@@ -282,9 +288,10 @@ class IndexedStore final : public UnpackedStore {
   const uint64_t size_;
   const uint64_t decoder_memory_;
   const std::vector<PackedBlock> blocks_;
-  Mutex mutex_;  // guards states_ and free_slots_
+  Mutex mutex_;  // guards what follows
   CondVar changed_;
   std::vector<State> states_;
+  std::map<size_t, Error> damage_;  // of blocks that are kDamaged
   uint64_t free_slots_;
 };
 

@@ -283,6 +283,28 @@ TEST_F(UnpackTest, AFlippedBitIsAnErrorOrChangesNothing) {
   }
 }
 
+TEST_F(UnpackTest, ADamagedBlockLeavesTheOthersReadable) {
+  const std::string content = MakeContent(6'000'123);
+  std::string packed = Make(kMakers[4], content);
+  MemoryStore whole(AsBytes(std::string_view(packed)));
+  auto index = ReadIndex(whole, Packing::kXz);
+  ASSERT_TRUE(index.has_value());
+  const PackedBlock& block = index->blocks.at(2);
+  char& byte = packed[block.host.offset + block.host.length / 2];
+  byte = static_cast<char>(byte ^ 1);
+  auto store = Open(packed, Packing::kXz);
+  ASSERT_TRUE(store.has_value());
+  EXPECT_EQ(ReadAt(**store, 0, 100), content.substr(0, 100));
+  for (int i = 0; i < 2; ++i) {
+    std::string text(10, '?');
+    auto read = (*store)->Read(block.guest.offset, std::as_writable_bytes(std::span(text)));
+    ASSERT_FALSE(read.has_value());
+    EXPECT_EQ(read.error().code(), Code::kCorrupt);
+    EXPECT_THAT(read.error().text(), HasSubstr("xz data near offset 0x"));
+  }
+  EXPECT_EQ(ReadAt(**store, block.guest.end(), 100), content.substr(block.guest.end(), 100));
+}
+
 TEST_F(UnpackTest, GarbageBehindAMemberIsAnError) {
   for (const Maker& maker : kMakers) {
     SCOPED_TRACE(maker.name);
