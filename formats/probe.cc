@@ -62,7 +62,9 @@ Result<ProbeResult> Probe(Store& store) {
   ProbeResult result;
   result.format = SurestFormat(head, tail, size);
   if (result.format) {
-    if (const Signature* trailer = FindTrailer(tail, size)) {
+    // The trailer may be the format's own.
+    const Signature* trailer = FindTrailer(tail, size);
+    if (trailer && result.format->probe({}, tail, size) == 0) {
       result.note = fmt::format(
           "its last bytes are a trailer of {}, which is ignored: a header decides before a "
           "trailer, "

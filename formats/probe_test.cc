@@ -36,8 +36,13 @@ TEST(Registry, FindsFormats) {
   auto none = FindFormat("cow\n");
   ASSERT_FALSE(none.has_value());
   EXPECT_EQ(none.error().code(), Code::kUnsupported);
-  EXPECT_THAT(none.error().text(), HasSubstr("'cow\\x0a' is not supported; there are: qcow2, raw"));
-  EXPECT_EQ(AllFormats().size(), 2u);
+  std::string names;
+  for (const Format* format : AllFormats()) {
+    EXPECT_EQ(*FindFormat(format->name), format);
+    names += (names.empty() ? "" : ", ") + std::string(format->name);
+  }
+  EXPECT_THAT(none.error().text(), HasSubstr("'cow\\x0a' is not supported; there are: " + names));
+  EXPECT_EQ((*FindFormat("vhd"))->name, "vpc");
 }
 
 TEST(Probe, Qcow2) {
@@ -67,9 +72,16 @@ TEST(Probe, UnsupportedFormatsAreNamed) {
   EXPECT_EQ(ProbeText("QFI\xfb\0\0\0\x09"s, 512).format, *FindFormat("qcow2"));
   EXPECT_THAT(ProbeText("QFI\xfb\0\0\0\1"s, 512).refusal, HasSubstr("version 1"));
   EXPECT_THAT(ProbeText("QFI\xfb"s).refusal, HasSubstr("qcow"));
+}
+
+TEST(Probe, VhdByItsHeaderOrItsFooter) {
   std::string footer(8192, '\0');
   footer.replace(8192 - 512, 8, "conectix");
-  EXPECT_THAT(ProbeText(footer).refusal, HasSubstr("VHD"));
+  EXPECT_EQ(ProbeText(footer).format, *FindFormat("vpc"));
+  EXPECT_EQ(ProbeText(footer).note, "") << "its own trailer";
+  footer.replace(0, 8, "conectix");
+  EXPECT_EQ(ProbeText(footer).format, *FindFormat("vpc"));
+  EXPECT_EQ(ProbeText(footer).note, "");
 }
 
 TEST(Probe, WrappersAreRefused) {

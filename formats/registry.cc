@@ -2,11 +2,12 @@
 #include "formats/format.h"
 #include "formats/qcow2/qcow2.h"
 #include "formats/raw/raw.h"
+#include "formats/vhd/vhd.h"
 
 namespace platter {
 
 std::span<const Format* const> AllFormats() {
-  static constexpr const Format* kFormats[] = {&kQcow2Format, &kRawFormat};
+  static constexpr const Format* kFormats[] = {&kQcow2Format, &kVhdFormat, &kRawFormat};
   return kFormats;
 }
 

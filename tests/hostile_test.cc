@@ -17,6 +17,7 @@
 #include <fstream>
 #include <thread>
 
+#include "formats/format.h"
 #include "tests/interop/qemu.h"
 #include "tests/table.h"
 
@@ -80,7 +81,7 @@ class HostileTest : public testing::Test {
 
   void TestBody() override {
     std::string path = root_ / row_.path;
-    bool ours = row_.format == "qcow2";
+    bool ours = row_.format != "raw" && FindFormat(row_.format).has_value();
     std::vector<std::string> format;
     if (ours) format = {"-f", row_.format};
     Survives({"info"}, format, path);

@@ -10,6 +10,7 @@
 
 #include "base/endian.h"
 #include "cow/disk.h"
+#include "formats/format.h"
 #include "io/buffer.h"
 #include "io/codec/hash.h"
 #include "io/engine/engine.h"
@@ -90,7 +91,7 @@ class SampleTest : public testing::Test {
     if (name.ends_with(".gz")) name.resize(name.size() - 3);
     std::string path = folder.path() / name;
 
-    bool supported = row_.format == "raw" || row_.format == "qcow2";
+    bool supported = FindFormat(row_.format).has_value();
     Secret passphrase(AsBytes(std::string_view("corpus")));
     DiskOptions options;
     if (supported) options.format = row_.format;
