@@ -164,7 +164,8 @@ Result<std::unique_ptr<NewImage>> NewImage::Create(const std::string& path,
   TRY_AS(fmt::format("creating '{}'", Printable(path, PATH_MAX)),
          format->create(*image_store, create));
   if (companions.on_device()) state->starts_zero = false;
-  OpenOptions open{.writable = true, .secret = create.secret, .opener = &companions};
+  OpenOptions open{
+      .writable = true, .secret = create.secret, .opener = &companions, .fresh = true};
   auto layer = TRY(format->open(std::move(image_store), open));
   state->disk = Disk::Stack(std::move(layer), path, std::move(parents));
   return std::unique_ptr<NewImage>(new NewImage(std::move(state)));

@@ -50,6 +50,9 @@ struct OpenOptions {
   // Nobody said that this is the format: it is what remained when no signature matched. raw then
   // refuses writes that would make the image look like another format at its next open.
   bool guessed = false;
+  // `create` has just made the image, and nobody else knows it: ids that say which content this is
+  // need not change with the first write.
+  bool fresh = false;
   // Options of the format by name (raw: "offset", "size"), as given with --image-opts style -o.
   std::map<std::string, std::string> options;
 };

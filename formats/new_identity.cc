@@ -3,6 +3,7 @@
 #include <sys/random.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <ctime>
 
@@ -52,12 +53,31 @@ std::string IdText(const ImageId& id) {
   return hex;
 }
 
-std::string GuidText(const ImageId& id) {
-  ImageId swapped = id;
-  std::reverse(swapped.begin(), swapped.begin() + 4);
-  std::reverse(swapped.begin() + 4, swapped.begin() + 6);
-  std::reverse(swapped.begin() + 6, swapped.begin() + 8);
-  return IdText(swapped);
+namespace {
+// Between the order of a UUID's bytes and the one in which Microsoft stores them.
+ImageId SwapGroups(ImageId id) {
+  std::reverse(id.begin(), id.begin() + 4);
+  std::reverse(id.begin() + 4, id.begin() + 6);
+  std::reverse(id.begin() + 6, id.begin() + 8);
+  return id;
+}
+}  // namespace
+
+std::string GuidText(const ImageId& id) { return IdText(SwapGroups(id)); }
+
+std::optional<ImageId> FromGuidText(std::string_view text) {
+  ImageId id;
+  std::string hex(text);
+  std::erase(hex, '-');
+  if (hex.size() != 2 * id.size()) return std::nullopt;
+  for (size_t i = 0; i < id.size(); ++i) {
+    unsigned value = 0;
+    auto [end, error] = std::from_chars(&hex[2 * i], &hex[2 * i] + 2, value, 16);
+    if (error != std::errc() || end != &hex[2 * i] + 2) return std::nullopt;
+    id[i] = static_cast<std::byte>(value);
+  }
+  id = SwapGroups(id);
+  return GuidText(id) == text ? std::optional(id) : std::nullopt;
 }
 
 }  // namespace platter

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -27,6 +28,8 @@ int64_t CreationTime(const CreateOptions& options);
 std::string IdText(const ImageId& id);
 // The same where the first three groups are stored little endian, as Microsoft does.
 std::string GuidText(const ImageId& id);
+// The id that GuidText writes as `text`; nothing where that is none.
+std::optional<ImageId> FromGuidText(std::string_view text);
 
 constexpr bool IsNil(const ImageId& id) { return id == ImageId{}; }
 

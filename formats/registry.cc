@@ -2,12 +2,14 @@
 #include "formats/format.h"
 #include "formats/qcow2/qcow2.h"
 #include "formats/raw/raw.h"
+#include "formats/vdi/vdi.h"
 #include "formats/vhd/vhd.h"
 
 namespace platter {
 
 std::span<const Format* const> AllFormats() {
-  static constexpr const Format* kFormats[] = {&kQcow2Format, &kVhdFormat, &kRawFormat};
+  static constexpr const Format* kFormats[] = {&kQcow2Format, &kVdiFormat, &kVhdFormat,
+                                               &kRawFormat};
   return kFormats;
 }
 

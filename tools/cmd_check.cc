@@ -32,6 +32,7 @@ class CheckCommand : public Command {
 
   void Declare(CLI::App& app) override {
     image_.Declare(app);
+    image_.DeclareParent(app);
     app.add_option("-r,--repair", repair_, "Repair 'leaks', or 'all' that can be repaired")
         ->check(CLI::IsMember({"leaks", "all"}));
     app.add_flag("--deep", deep_,
@@ -96,8 +97,8 @@ class CheckCommand : public Command {
 
   static int ExitFor(const CheckReport& report) {
     if (report.errors > 0) return kFailed;
-    if (report.corruptions > report.corruptions_fixed) return kCorrupt;
-    return report.leaks > report.leaks_fixed ? kLeaks : kClean;
+    if (report.corruptions > 0) return kCorrupt;
+    return report.leaks > 0 ? kLeaks : kClean;
   }
 
   void Print(Console& console, const CheckReport& report, const std::string& format) {
@@ -108,8 +109,7 @@ class CheckCommand : public Command {
       console.Print("{}: {}{}\n", kNames[finding.kind], finding.text,
                     finding.fixed ? " (repaired)" : "");
     }
-    uint64_t left = report.errors + report.corruptions - report.corruptions_fixed + report.leaks -
-                    report.leaks_fixed;
+    const uint64_t left = report.errors + report.corruptions + report.leaks;
     if (report.corruptions_fixed + report.leaks_fixed > 0) {
       console.Print("Repaired {} leaks and {} corruptions.\n", report.leaks_fixed,
                     report.corruptions_fixed);
@@ -117,9 +117,8 @@ class CheckCommand : public Command {
     if (left == 0) {
       console.Out("No errors were found on the image.\n");
     } else {
-      console.Print("{} corruptions, {} leaked clusters, {} errors remain.\n",
-                    report.corruptions - report.corruptions_fixed,
-                    report.leaks - report.leaks_fixed, report.errors);
+      console.Print("{} corruptions, {} leaked clusters, {} errors remain.\n", report.corruptions,
+                    report.leaks, report.errors);
     }
     if (report.total_units > 0) {
       auto percent = [](uint64_t part, uint64_t whole) {
@@ -141,9 +140,9 @@ class CheckCommand : public Command {
         {"image-end-offset", report.image_end},
         {"total-clusters", report.total_units},
         {"check-errors", report.errors},
-        {"corruptions", report.corruptions - report.corruptions_fixed},
+        {"corruptions", report.corruptions},
         {"corruptions-fixed", report.corruptions_fixed},
-        {"leaks", report.leaks - report.leaks_fixed},
+        {"leaks", report.leaks},
         {"leaks-fixed", report.leaks_fixed},
         {"allocated-clusters", report.allocated_units},
         {"fragmented-clusters", report.fragmented_units},

@@ -23,6 +23,7 @@ class CompareCommand : public Command {
 
   void Declare(CLI::App& app) override {
     image_.Declare(app);
+    image_.DeclareParent(app);
     app.add_option("-F", second_format_, "Format of the second image")->type_name("FMT");
     app.add_flag("-s,--strict", strict_,
                  "Different sizes are a difference, whatever the rest holds");
@@ -46,6 +47,8 @@ class CompareCommand : public Command {
     auto a = TRY(image_.Open(first_, false, console));
     ImageOptions second = image_;
     second.format = second_format_;
+    second.parent.clear();  // it is the first image's
+    second.parent_format.clear();
     auto b = TRY(second.Open(second_, false, console));
 
     if (a->info().size != b->info().size) {

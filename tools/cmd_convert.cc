@@ -42,6 +42,7 @@ class ConvertCommand : public Command {
   void Declare(CLI::App& app) override {
     ConvertOptions& o = options_;
     o.source.Declare(app);
+    o.source.DeclareParent(app);
     app.add_option("-O,--target-format", o.target_format, "Format of the output; default raw")
         ->type_name("FMT");
     app.add_option("-o,--options", target_lists_,
@@ -109,6 +110,9 @@ class ConvertCommand : public Command {
     ConvertOptions& o = options_;
     if (files_.size() < 2) return Fail(Code::kOutOfRange, "convert needs a source and an output");
     o.sources.assign(files_.begin(), files_.end() - 1);
+    if (o.sources.size() > 1 && !o.source.parent.empty()) {
+      return Fail(Code::kOutOfRange, "--parent is for one source; there are {}", o.sources.size());
+    }
     o.target = files_.back();
     o.target_options = TRY(ParseOptionList(target_lists_));
     o.source.snapshot = SnapshotName(snapshot_);

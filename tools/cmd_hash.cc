@@ -25,6 +25,7 @@ class HashCommand : public Command {
 
   void Declare(CLI::App& app) override {
     image_.Declare(app);
+    image_.DeclareParent(app);
     app.add_flag("--plain", plain_, "Plain SHA-256 of all guest bytes (one core, holes cost time)");
     app.add_option("-l,--snapshot", image_.snapshot, "Of an internal snapshot, by id or name")
         ->type_name("SNAP");

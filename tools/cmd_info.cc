@@ -32,6 +32,7 @@ class InfoCommand : public Command {
 
   void Declare(CLI::App& app) override {
     image_.Declare(app);
+    image_.DeclareParent(app);
     app.add_option("--output", output_, "human or json")->check(CLI::IsMember({"human", "json"}));
     app.add_flag("--backing-chain", chain_, "Show the parents as well (opens them)");
     app.add_option("FILE", path_)->required();

@@ -28,6 +28,7 @@ class MapCommand : public Command {
 
   void Declare(CLI::App& app) override {
     image_.Declare(app);
+    image_.DeclareParent(app);
     app.add_option("--output", output_, "human or json")->check(CLI::IsMember({"human", "json"}));
     app.add_option("--picture", picture_, "Draw the allocation into FILE.png or FILE.html")
         ->type_name("FILE");

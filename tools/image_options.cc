@@ -81,6 +81,11 @@ void ImageOptions::Declare(CLI::App& app) {
   app.add_option("--trust", trusted_, "Let images name files below DIR too (also: PLATTER_TRUST)")
       ->type_name("DIR")
       ->allow_extra_args(false);
+  app.add_option("--search", search_,
+                 "Look for parents known by their id alone (VDI) in DIR too, after the image's own "
+                 "directory")
+      ->type_name("DIR")
+      ->allow_extra_args(false);
   app.add_flag("--allow-external", allow_external_, "Let images name files anywhere");
   app.add_flag("--no-backing", no_backing, "Do not open parents: what they hold reads as zeros");
   app.add_option("--secret", secret_from_,
@@ -99,6 +104,17 @@ void ImageOptions::Declare(CLI::App& app) {
       ->allow_extra_args(false);
 }
 
+void ImageOptions::DeclareParent(CLI::App& app) {
+  app.add_option(
+         "--parent", parent,
+         "Open FILE as the image's parent, wherever the image says that it is; ids that the "
+         "image records have to agree")
+      ->type_name("FILE");
+  app.add_option("--parent-format", parent_format,
+                 "Format of that FILE; without it the first bytes decide")
+      ->type_name("FMT");
+}
+
 Result<DiskOptions> ImageOptions::ToDiskOptions(bool writable) const {
   DiskOptions options;
   options.format = format;
@@ -114,6 +130,14 @@ Result<DiskOptions> ImageOptions::ToDiskOptions(bool writable) const {
     options.unpack.given = true;
   }
   options.no_backing = no_backing;
+  if (no_backing && !parent.empty()) {
+    return Fail(Code::kOutOfRange, "--parent and --no-backing contradict one another");
+  }
+  if (parent.empty() && !parent_format.empty()) {
+    return Fail(Code::kOutOfRange, "--parent-format needs --parent");
+  }
+  options.parent = parent;
+  options.parent_format = parent_format;
   options.snapshot = snapshot;
   options.info_only = info_only;
   options.options = TRY(ParseOptionList(option_lists_));
@@ -128,6 +152,7 @@ Gate ImageOptions::MakeGate() const {
   GatePolicy policy = GatePolicy::FromEnvironment();
   policy.allow_external = allow_external_;
   policy.trusted.insert(policy.trusted.end(), trusted_.begin(), trusted_.end());
+  policy.search = search_;
   return Gate(std::move(policy));
 }
 

@@ -30,9 +30,11 @@ Result<bool> WantsDirect(const std::string& cache_mode);
 
 class ImageOptions {
  public:
-  // Declares -f, -U, --trust, --allow-external, --no-backing, --secret,
+  // Declares -f, -U, --trust, --search, --allow-external, --no-backing, --secret,
   // --cache, --source-option.
   void Declare(CLI::App& app);
+  // Declares --parent and --parent-format: of the image that Open opens.
+  void DeclareParent(CLI::App& app);
 
   // Opens an image the user named with these options.
   Result<std::unique_ptr<Disk>> Open(const std::string& path, bool writable,
@@ -44,12 +46,13 @@ class ImageOptions {
   std::string format;
   bool no_backing = false;
   bool info_only = false;
+  std::string parent, parent_format;  // instead of the recorded one
   std::string snapshot;
   bool quiet = false;  // no warnings
 
  private:
   bool force_share_ = false, allow_external_ = false, unwrap_ = false;
-  std::vector<std::string> trusted_, option_lists_;
+  std::vector<std::string> trusted_, search_, option_lists_;
   std::string secret_from_, cache_ = "writeback", unpack_limit_;
   mutable std::shared_ptr<const Secret> secret_;  // read once, at the first open
 };

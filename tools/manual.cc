@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <fstream>
 
+#include "formats/format.h"
 #include "tools/version.h"
 
 namespace platter {
@@ -94,6 +95,11 @@ std::string RootPage(std::span<const std::unique_ptr<Command>> commands) {
       "or in the environment variable\n"
       "\\fBPLATTER_TRUST\\fR (directories with colons between), or with "
       "\\fB\\-\\-allow\\-external\\fR.\n"
+      "A parent that is known by its id alone is looked for in the directory of "
+      "the image and in those\n"
+      "given with \\fB\\-\\-search\\fR, which are trusted too. "
+      "\\fB\\-\\-parent\\fR names it outright; either way\n"
+      "it has to be the image that was recorded, in the state that was recorded.\n"
       "\\fBplatter info\\fR lists every file an image names without opening "
       "it.\n"
       ".SH ENVIRONMENT\n.TP\n.B PLATTER_TRUST\nSee above.\n.TP\n.B "
@@ -107,6 +113,14 @@ std::string RootPage(std::span<const std::unique_ptr<Command>> commands) {
                         &command == &commands.back() ? "" : ",");
   }
   return page;
+}
+
+std::string FormatNames() {
+  std::string names;
+  for (const Format* format : AllFormats()) {
+    names += fmt::format("{}{}", names.empty() ? "" : " ", format->name);
+  }
+  return names;
 }
 
 std::string FlagWords(const CLI::App& app) {
@@ -166,8 +180,8 @@ std::string BashCompletion(CLI::App& root, std::span<const std::unique_ptr<Comma
       "    return\n"
       "  fi\n"
       "  case $previous in\n"
-      "    -f|-F|-O|--format|--target-format|--backing-format)\n"
-      "      COMPREPLY=($(compgen -W 'raw qcow2' -- \"$word\")); return ;;\n"
+      "    -f|-F|-O|--format|--target-format|--backing-format|--parent-format)\n"
+      "      COMPREPLY=($(compgen -W '{}' -- \"$word\")); return ;;\n"
       "    --output) COMPREPLY=($(compgen -W 'human json' -- \"$word\")); "
       "return ;;\n"
       "  esac\n"
@@ -176,7 +190,7 @@ std::string BashCompletion(CLI::App& root, std::span<const std::unique_ptr<Comma
       "\"$word\")); fi\n"
       "}}\n"
       "complete -o bashdefault -o default -F _platter platter\n",
-      names, cases);
+      names, FormatNames(), cases);
 }
 
 std::string ZshCompletion(CLI::App& root, std::span<const std::unique_ptr<Command>> commands) {

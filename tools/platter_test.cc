@@ -255,5 +255,37 @@ TEST_F(PlatterTest, HelpAndManualsCoverEveryCommand) {
   EXPECT_EQ(Platter({"info", "--no-such-flag", "x"}).code, 1);
 }
 
+// VDI images know their parents by UUID.
+TEST_F(PlatterTest, ParentsAreFoundWhereTheUserSays) {
+  const std::string raw = RawSource(), away = File("away/base.vdi"), top = File("top.vdi");
+  MustRun("mkdir " + File("away"));
+  ASSERT_EQ(Platter({"convert", "-q", "-f", "raw", "-O", "vdi", raw, away}).code, 0);
+  ASSERT_EQ(Platter({"create", "-f", "vdi", "-b", away, "-F", "vdi", top}).code, 0);
+  Ran ran = Platter({"hash", top});
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_NE(ran.err.find("--search DIR"), std::string::npos) << ran.err;
+  const std::vector<std::string> search = {"--search", File("nothing"), "--search", File("away")};
+  for (const auto& how :
+       {search, {"--parent", away}, {"--parent", away, "--parent-format", "vdi"}}) {
+    auto with = [&](std::vector<std::string> args) {
+      args.insert(args.begin() + 1, how.begin(), how.end());
+      return args;
+    };
+    EXPECT_EQ(Platter(with({"compare", top, "-F", "raw", raw})).out, "Images are identical.\n");
+    EXPECT_EQ(Platter(with({"hash", top})).code, 0);
+    EXPECT_EQ(Platter(with({"map", top})).code, 0);
+    EXPECT_EQ(Platter(with({"check", "--deep", top})).code, 0);
+    EXPECT_EQ(Platter(with({"info", "--backing-chain", top})).code, 0);
+    ASSERT_EQ(Platter(with({"convert", "-q", "--force", top, File("back.raw")})).code, 0);
+    MustRun("cmp " + raw + " " + File("back.raw"));
+  }
+  ASSERT_EQ(Platter({"create", "-f", "vdi", File("other.vdi"), "8M"}).code, 0);
+  ran = Platter({"hash", "--parent", File("other.vdi"), top});
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_NE(ran.err.find("is not the image"), std::string::npos) << ran.err;
+  EXPECT_EQ(Platter({"hash", "--parent-format", "vdi", top}).code, 1);
+  EXPECT_EQ(Platter({"hash", "--parent", away, "--no-backing", top}).code, 1);
+}
+
 }  // namespace
 }  // namespace platter

@@ -1,0 +1,53 @@
+// The model drivers over all configurations: what is written is read, whatever fails or loses
+// power, and the image stays sound.
+#include <gtest/gtest.h>
+
+#include "formats/vdi/vdi_testing.h"
+#include "tests/model/fault.h"
+#include "tests/model/model.h"
+#include "tests/model/power_cut.h"
+
+namespace platter::vdi {
+namespace {
+
+using model::Plan;
+
+class VdiModel : public testing::TestWithParam<Configuration> {};
+
+TEST_P(VdiModel, OneThread) {
+  for (uint64_t seed = 1; seed <= 8; ++seed) {
+    ASSERT_TRUE(
+        RunModel(SubjectOf(GetParam()), Plan::FromEnvironment({.seed = seed, .operations = 300})));
+  }
+}
+
+TEST_P(VdiModel, ManyThreads) {
+  for (uint64_t seed = 1; seed <= 2; ++seed) {
+    ASSERT_TRUE(
+        RunParallelModel(SubjectOf(GetParam()),
+                         Plan::FromEnvironment({.seed = seed, .operations = 200, .threads = 4})));
+  }
+}
+
+TEST_P(VdiModel, Faults) {
+  if (GetParam().size > kMiB) return;  // "many slices" says nothing more here, and takes minutes
+  ASSERT_TRUE(RunFaults(SubjectOf(GetParam()), Plan{.seed = 11, .operations = 20}));
+}
+
+TEST_P(VdiModel, PowerCuts) {
+  if (GetParam().size > kMiB) return;
+  for (uint64_t seed = 1; seed <= 2; ++seed) {
+    ASSERT_TRUE(RunPowerCuts(SubjectOf(GetParam()), Plan{.seed = seed, .operations = 20}));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Configurations, VdiModel, testing::ValuesIn(Configurations()),
+                         [](const auto& info) {
+                           std::string name = info.param.name;
+                           for (char& c : name)
+                             c = isalnum(static_cast<unsigned char>(c)) ? c : '_';
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace platter::vdi
