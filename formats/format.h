@@ -167,6 +167,9 @@ struct ProbeResult {
   std::string note;
 };
 Result<ProbeResult> Probe(Store& store);
+// The format whose signature is at the start, null if there is none: where the rest is out of
+// reach.
+const Format* ProbeHead(ConstBytes head);
 
 // The known signatures of formats and wrappers, for messages: "VMDK", "gzip", "" if none. `head`
 // and `tail` as for Format::probe, so ISO 9660 (a signature at 32 KiB) is left to Probe.

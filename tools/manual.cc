@@ -107,7 +107,7 @@ std::string RootPage(std::span<const std::unique_ptr<Command>> commands) {
       ".SH ENVIRONMENT\n.TP\n.B PLATTER_TRUST\nSee above.\n.TP\n.B "
       "SOURCE_DATE_EPOCH\n"
       "The time that \\-\\-reproducible writes into images.\n.TP\n.B TMPDIR\n"
-      "Where streams that cannot be seeked are kept meanwhile; /var/tmp "
+      "Where streams that cannot be seeked, and what is unpacked, are kept meanwhile; /var/tmp "
       "without it.\n";
   page += ".SH SEE ALSO\n";
   for (const auto& command : commands) {
