@@ -100,7 +100,7 @@ class Unwrapper {
     if (!signature) return false;
     const auto packing = FindPacking(signature->name);
     const bool package = signature == &kOva || signature == &kOvf;
-    if ((!packing && !package) || TRY(IsFormat(head))) return false;
+    if ((!packing && !package) || TRY(IsFormat(head)) || TRY(HasTrailer())) return false;
     if (options_.writable) {
       return Fail(Code::kReadOnly, "{} is {} {}, and what is in it can only be read", Quoted(),
                   packing ? "compressed with" : "a package,", signature->name);
@@ -111,6 +111,14 @@ class Unwrapper {
       TRY(signature == &kOva ? OpenOva() : OpenOvf());
     }
     return true;
+  }
+
+  // Whether the file as it is ends like an image that begins with compressed bytes of its own.
+  Result<bool> HasTrailer() {
+    if (!image_.around.empty()) return false;
+    const Ends ends = TRY(ReadEnds(*image_.store));
+    const Signature* found = FindSignature(ends.head, ends.tail, ends.size);
+    return found && found->at_end;
   }
 
   // Whether the format that the user named knows the file as it is: a fixed VHD may begin with any

@@ -119,7 +119,9 @@ const Signature kOva = Archive("OVA (tar)");
 const Signature kOvf = Archive("OVF");
 const Signature kIso{"ISO 9660", Signature::kFilesystem, false};
 
-const Signature* FindSignature(ConstBytes head, ConstBytes tail, uint64_t size) {
+namespace {
+
+const Signature* FindHeader(ConstBytes head) {
   for (const Magic& magic : kMagics) {
     if (!HasAt(head, magic.offset, magic.bytes)) continue;
     return magic.signature.name == "tar" && IsOva(head) ? &kOva : &magic.signature;
@@ -127,7 +129,19 @@ const Signature* FindSignature(ConstBytes head, ConstBytes tail, uint64_t size) 
   if (IsBzip2(head)) return &kBzip2;
   if (IsVmdkDescriptor(head)) return &kVmdkText;
   if (IsOvf(head)) return &kOvf;
-  return FindTrailer(tail, size);
+  return nullptr;
+}
+
+}  // namespace
+
+const Signature* FindSignature(ConstBytes head, ConstBytes tail, uint64_t size) {
+  const Signature* header = FindHeader(head);
+  const bool packed = header && header->kind == Signature::kCompressed;
+  if (header && !packed) return header;
+  // The first block of an Apple disk image may be a whole stream of bzip2 or xz.
+  const Signature* trailer = FindTrailer(tail, size);
+  if (packed && trailer != &kDmgTrailer) return header;
+  return trailer;
 }
 
 const Signature* FindTrailer(ConstBytes tail, uint64_t size) {

@@ -6,7 +6,7 @@
 #include <fstream>
 #include <iterator>
 
-#include "tools/size.h"
+#include "base/size.h"
 
 namespace platter {
 

@@ -32,7 +32,7 @@ class Qcow2Beside : public testing::Test {
                          "qemu-img snapshot -c one $f; qemu-io -c 'write -P 2 0 1M' $f; "
                          "qemu-img snapshot -c two $f; qemu-io -c 'write -P 3 0 1M' $f; "
                          "qemu-img bitmap --add $f a; qemu-img bitmap --add $f b");
-    ASSERT_EQ(made.status, 0) << made.text;
+    ASSERT_EQ(made.exit_code, 0) << made.output;
     auto file = FileStore::Open(path, {});
     ASSERT_TRUE(file.has_value()) << file.error().text();
     std::vector<std::byte> bytes(*(*file)->Size());

@@ -68,7 +68,7 @@ class Qcow2Bitmaps : public QemuTest {
  protected:
   void Run(const std::string& command) {
     Outcome outcome = Shell("cd " + Path("") + " && " + command);
-    ASSERT_EQ(outcome.status, 0) << command << ": " << outcome.text;
+    ASSERT_EQ(outcome.exit_code, 0) << command << ": " << outcome.output;
   }
   std::map<std::string, Seen> Look(const std::string& name) {
     auto file = FileStore::Open(Path(name), {.lock = false});  // a writer may have it open

@@ -83,7 +83,7 @@ class Qcow2SnapshotTest : public QemuTest {
   }
   void Qemu(const std::string& command) {
     Outcome outcome = Shell("cd " + Path("") + " && " + command);
-    ASSERT_EQ(outcome.status, 0) << command << "\n" << outcome.text;
+    ASSERT_EQ(outcome.exit_code, 0) << command << "\n" << outcome.output;
   }
   testing::AssertionResult FileHolds(const std::string& name, const Model& model) {
     auto file = OpenFile(name);
@@ -120,7 +120,7 @@ TEST_F(Qcow2SnapshotTest, OursAreQemus) {
     }
     ExpectClean("a", options);
     EXPECT_TRUE(FileHolds("a", model));
-    EXPECT_THAT(Shell("qemu-img snapshot -l " + Path("a")).text, HasSubstr("second"));
+    EXPECT_THAT(Shell("qemu-img snapshot -l " + Path("a")).output, HasSubstr("second"));
     // QEMU takes over: the same disk after its own apply and delete.
     Qemu("qemu-img snapshot -a first a && qemu-img snapshot -d second a");
     model.disk = model.snapshots["first"];

@@ -29,7 +29,7 @@ CopyWorker::Segment CopyWorker::SortPiece(Range piece, size_t place) {
   }
   if (auto unit = Pack(piece, place)) {
     units_.push_back(*unit);
-    return {Segment::kPacked, piece, place, units_.size() - 1};
+    return {Segment::kPacked, unit->guest, place, units_.size() - 1};
   }
   return {Segment::kPlain, piece, place, 0};
 }
@@ -45,12 +45,15 @@ std::optional<CopyWorker::PackedUnit> CopyWorker::Pack(Range piece, size_t place
     if (!only_packed_) return std::nullopt;
   }
   if (!compressor_ || !IsAligned(piece.offset, unit_)) return std::nullopt;
-  if (piece.length != unit_ && piece.end() != to_.info().size) return std::nullopt;
+  // The source ends inside this unit; a target that takes nothing else is new, and zeros follow.
   Bytes from = buffer_.bytes().subspan(place, unit_);
-  if (piece.length < unit_) {
-    // Not over the bytes of what comes after in the buffer: nothing comes after the disk's end.
-    std::ranges::fill(from.subspan(piece.length), std::byte{0});
+  const uint64_t taken = piece.length;
+  if (only_packed_ && taken < unit_) {
+    piece = Range::FromTo(piece.offset, std::min(piece.offset + unit_, to_.info().size));
   }
+  if (piece.length != unit_ && piece.end() != to_.info().size) return std::nullopt;
+  // Not over the bytes of what comes after in the buffer: nothing comes after a disk's end.
+  if (taken < unit_) std::ranges::fill(from.subspan(taken), std::byte{0});
   Bytes into = packed_out_.bytes().subspan(packed_out_used_, PackedRoom());
   size_t size = compressor_->Compress(from, into);
   if (size == 0) return std::nullopt;
