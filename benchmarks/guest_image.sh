@@ -49,8 +49,8 @@ echo "UUID=$uuid / ext4 defaults 0 1" >"$work/mnt/etc/fstab"
 echo deb-guest >"$work/mnt/etc/hostname"
 ln -sf /lib/systemd/system/serial-getty@.service \
   "$work/mnt/etc/systemd/system/getty.target.wants/serial-getty@ttyS0.service"
-kernel=$(basename "$(ls "$work"/mnt/boot/vmlinuz-* | tail -n 1)")
-initrd=$(basename "$(ls "$work"/mnt/boot/initrd.img-* | tail -n 1)")
+kernels=("$work"/mnt/boot/vmlinuz-*) initrds=("$work"/mnt/boot/initrd.img-*)
+kernel=$(basename "${kernels[-1]}") initrd=$(basename "${initrds[-1]}")
 mkdir -p "$work/mnt/boot/grub"
 cat >"$work/mnt/boot/grub/grub.cfg" <<CFG
 serial --unit=0 --speed=115200

@@ -1,7 +1,10 @@
 // Scattered 4 KiB reads and writes through the library, against `qemu-img bench` on the same image
 // with the same pattern, alternating in one run.
 //
-//   random_io_bench IMAGE.qcow2 [--count N] [--runs N]
+//   random_io_bench PLATTER IMAGE.raw [--count N] [--runs N] [--dir DIR]
+//
+// The image is converted to qcow2 in DIR (/dev/shm/platter-bench), which is emptied of it at the
+// end.
 //
 // The pattern is qemu-img bench's: each request starts STEP bytes after the last, around the end of
 // the disk; STEP is chosen so that neighbours are never asked for. Depth 1 is one request at a
@@ -45,6 +48,7 @@ double Ours(const std::string& path, bool write, unsigned threads, uint64_t coun
   auto start = std::chrono::steady_clock::now();
   {
     std::vector<std::jthread> workers;
+    workers.reserve(threads);
     for (unsigned worker = 0; worker < threads; ++worker) {
       workers.emplace_back([&, worker] {
         Buffer buffer(kBlock);
@@ -83,9 +87,12 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+void Shell(const std::string& command) {
+  if (std::system(command.c_str()) != 0) Die("failed: " + command);
+}
+
 void Copy(const std::string& from, const std::string& to) {
-  if (std::system(("cp --sparse=always " + from + " " + to).c_str()) != 0)
-    Die("cannot copy the image");
+  Shell("cp --sparse=always " + from + " " + to);
 }
 
 void Line(const std::string& image, bool write, unsigned depth, uint64_t count, int runs) {
@@ -111,14 +118,20 @@ void Line(const std::string& image, bool write, unsigned depth, uint64_t count, 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 2) Die("usage: random_io_bench IMAGE.qcow2 [--count N] [--runs N]");
+  if (argc < 3) Die("usage: random_io_bench PLATTER IMAGE.raw [--count N] [--runs N] [--dir DIR]");
   uint64_t count = 200'000;
   int runs = 5;
-  for (int i = 2; i + 1 < argc; i += 2) {
+  std::string dir = "/dev/shm/platter-bench";
+  for (int i = 3; i + 1 < argc; i += 2) {
     if (!std::strcmp(argv[i], "--count")) count = std::strtoull(argv[i + 1], nullptr, 10);
     if (!std::strcmp(argv[i], "--runs")) runs = std::atoi(argv[i + 1]);
+    if (!std::strcmp(argv[i], "--dir")) dir = argv[i + 1];
   }
+  const std::string image = dir + "/random.qcow2";
+  Shell("mkdir -p " + dir + " && " + argv[1] + " convert -q --force -f raw -O qcow2 " + argv[2] +
+        " " + image);
   for (bool write : {false, true}) {
-    for (unsigned depth : {1u, 32u}) Line(argv[1], write, depth, count, runs);
+    for (unsigned depth : {1u, 32u}) Line(image, write, depth, count, runs);
   }
+  std::remove(image.c_str());
 }

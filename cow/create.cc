@@ -18,6 +18,8 @@ namespace platter {
 
 namespace {
 
+constexpr uint64_t kSector = 512;
+
 // A file or device that is about to be written from the start.
 struct Target {
   std::optional<AtomicFile> file;  // none: a block device, written in place
@@ -86,21 +88,6 @@ class Companions final : public FileMaker, public Opener {
   bool on_device_ = false;
 };
 
-// qemu-img's older way to say with -o what -b, -F and the size argument say.
-Result<> TakeOldNames(CreateOptions& create) {
-  if (auto size = TRY(SizeOption(create.options, "size"))) create.size = *size;
-  auto name = FindOption(create.options, "backing_file");
-  auto format = FindOption(create.options, "backing_fmt");
-  if (name && !create.parent) {
-    create.parent =
-        Reference{Reference::kParent, std::string(*name), std::string(format.value_or(""))};
-  } else if (format && create.parent && create.parent->format.empty()) {
-    create.parent->format = *format;
-  }
-  for (const char* taken : {"size", "backing_file", "backing_fmt"}) create.options.erase(taken);
-  return {};
-}
-
 std::string FileName(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
 // What a format may want to record of the parent that was opened at `path`.
@@ -141,7 +128,7 @@ Result<std::unique_ptr<NewImage>> NewImage::Create(const std::string& path,
                                                    std::vector<std::string>* warnings) {
   const Format* format = TRY(FindFormat(options.format));
   CreateOptions create = options.create;
-  TRY(TakeOldNames(create));
+  TRY(TakeCommonOptions(create));
 
   std::unique_ptr<Disk> parents;
   if (create.parent && options.open_parent) {
@@ -167,6 +154,13 @@ Result<std::unique_ptr<NewImage>> NewImage::Create(const std::string& path,
   OpenOptions open{
       .writable = true, .secret = create.secret, .opener = &companions, .fresh = true};
   auto layer = TRY(format->open(std::move(image_store), open));
+  const uint64_t size = layer->info().size;
+  if (warnings && !raw_bytes && size != RoundUp(create.size, kSector)) {
+    warnings->push_back(
+        fmt::format("'{}': the disk has {} bytes and not {}, as {} has it; -o help "
+                    "says if there is a way to have it exact",
+                    Printable(path, PATH_MAX), size, create.size, format->name));
+  }
   state->disk = Disk::Stack(std::move(layer), path, std::move(parents));
   return std::unique_ptr<NewImage>(new NewImage(std::move(state)));
 }

@@ -100,23 +100,38 @@ void ParentsToHoles(std::span<Extent> extents) {
 }  // namespace
 
 // Growing a disk over a longer parent would show what the parent holds there; the guest expects
-// zeros. A crash between the two steps shows the parent's bytes, which the guest never wrote to and
-// cannot take for its own.
+// zeros. A format that can says them first and grows then. For the others, a crash between the two
+// steps shows the parent's bytes.
 class Disk::GrowingResizer final : public Resizer {
  public:
   GrowingResizer(Disk& disk, Resizer& top) : disk_(disk), top_(top) {}
 
   Result<> Resize(uint64_t size, Preallocation preallocation) override {
-    uint64_t old_size = disk_.info().size;
+    const uint64_t old_size = disk_.info().size;
+    uint64_t shown = disk_.depth() == 1 ? 0 : std::min(size, disk_.layer(1).info().size);
+    if (shown <= old_size) return top_.Resize(size, preallocation);
+    TRY(OwnLastUnit(old_size));
+    const Range hidden = Range::FromTo(old_size, shown);
+    Result<> grown = top_.GrowOver(hidden, size, preallocation);
+    if (grown || grown.error().code() != Code::kUnsupported) return grown;
     TRY(top_.Resize(size, preallocation));
-    if (disk_.depth() == 1) return {};
-    uint64_t shown = std::min(size, disk_.layer(1).info().size);
-    if (shown <= old_size) return {};
-    TRY(Zero(disk_, Range::FromTo(old_size, shown), true));
+    TRY(Zero(disk_, hidden, true));
     return disk_.Flush();
   }
 
  private:
+  // What a unit holds past the end of the disk comes from below as the rest of it does, unless the
+  // unit is the top layer's: writing one byte of it as it is makes it that.
+  Result<> OwnLastUnit(uint64_t size) {
+    if (size == 0 || IsAligned(size, std::max<uint64_t>(disk_.info().unit, 1))) return {};
+    Extent last;
+    TRY(disk_.layer(0).Map({size - 1, 1}, std::span(&last, 1)));
+    if (last.kind != Kind::kParent) return {};
+    std::byte byte{};
+    TRY(Read(disk_, size - 1, Bytes(&byte, 1)));
+    return Write(disk_, size - 1, ConstBytes(&byte, 1));
+  }
+
   Disk& disk_;
   Resizer& top_;
 };

@@ -7,12 +7,14 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "cow/gate.h"
 #include "formats/format.h"
 #include "io/layer.h"
+#include "io/unpack/unpacked_store.h"
 
 namespace platter {
 
@@ -25,6 +27,10 @@ struct DiskOptions {
   std::string parent_format;       // ... in this format
   const Secret* secret = nullptr;  // for each encrypted image of the chain
   bool info_only = false;          // headers only: no parents, no data files, no passphrase
+  // Compressed files and packages around the top image: `format` says what is inside, with `inside`
+  // also where it is raw (cow/unwrap.h).
+  bool inside = false;
+  UnpackLimits unpack;
   // Of the top image's format, and one for any: "parts", files that follow the first one in a row,
   // as "b:c" ("\:" is a colon within a name).
   std::map<std::string, std::string> options;
@@ -34,7 +40,20 @@ struct DiskOptions {
 struct ChainEntry {
   std::string path;  // as opened
   Info info;
+  std::vector<Facts> around;  // what it was taken out of, from the outside in, each with a "type"
 };
+
+// The image that the user named, as the store that its format reads, for what works on the file
+// itself. Taken out of what is around it; through the gate it may name files, which `opener` opens.
+struct TopImage {
+  std::unique_ptr<Store> store;
+  const Format* format = nullptr;
+  std::unique_ptr<std::set<FileId>> files;  // that are open; before what adds to it
+  std::unique_ptr<Opener> opener;
+};
+// `gate` outlives the image. Errors as Disk::Open's.
+Result<TopImage> OpenTopImage(const std::string& name, const DiskOptions& options, const Gate& gate,
+                              std::vector<std::string>* warnings);
 
 // Reads headers only: of `path`, and with `parents` of every layer below it, through the gate.
 Result<std::vector<ChainEntry>> ReadChainInfo(const std::string& path, const DiskOptions& options,
@@ -49,8 +68,8 @@ Result<const Format*> ChooseFormat(Store& store, const std::string& name,
 
 class Disk : public Layer {
  public:
-  // Opens `path` and, through the gate, its chain. Warnings for the user are appended to
-  // `warnings`, which may be null.
+  // Opens `path` ("a.ova:disk2.vmdk": a disk of a package) and, through the gate, its chain.
+  // Warnings for the user are appended to `warnings`, which may be null.
   static Result<std::unique_ptr<Disk>> Open(const std::string& path, const DiskOptions& options,
                                             const Gate& gate, std::vector<std::string>* warnings);
 
@@ -87,6 +106,7 @@ class Disk : public Layer {
   Result<> Flush() override { return layers_[0]->Flush(); }
   // Growing over a longer parent zeroes what would show through.
   Resizer* resizer() override;
+  Snapshotter* snapshotter() override { return layers_[0]->snapshotter(); }
 
   size_t depth() const { return layers_.size(); }
   Layer& layer(size_t depth) { return *layers_[depth]; }

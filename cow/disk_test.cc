@@ -223,12 +223,12 @@ class Growing : public WrapperLayer, public Resizer {
 TEST_F(DiskTest, GrowingShowsZerosAndNotTheParent) {
   auto disk = Make({{8 * kCluster, {}}, {6 * kCluster, {{0, {6 * kCluster, 'b'}}}}});
   std::vector<std::unique_ptr<Layer>> layers;
-  layers.push_back(std::make_unique<Growing>(disk->layer(0), kCluster + 10));
+  layers.push_back(std::make_unique<Growing>(disk->layer(0), 2 * kCluster));
   layers.push_back(std::make_unique<WrapperLayer>(disk->layer(1)));
   auto small = Disk::FromLayers(std::move(layers));
   ASSERT_TRUE(small->resizer()->Resize(8 * kCluster, Preallocation::kOff).has_value());
   EXPECT_EQ(ReadText(*small, 0, 8 * kCluster),
-            std::string(kCluster + 10, 'b') + std::string(7 * kCluster - 10, '\0'));
+            std::string(2 * kCluster, 'b') + std::string(6 * kCluster, '\0'));
   EXPECT_EQ(disk->resizer(), nullptr) << "a toy has none";
 }
 

@@ -1,5 +1,6 @@
 #include "cow/gate.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -104,13 +105,7 @@ GatePolicy GatePolicy::FromEnvironment() {
 }
 
 Result<FileId> IdentifyFile(const std::string& path) {
-  struct stat status;
-  if (::stat(path.c_str(), &status) != 0) {
-    return FailErrno(errno, "'{}'", Printable(path, PATH_MAX));
-  }
-  // Two nodes of one device are one file.
-  if (S_ISBLK(status.st_mode)) return FileId{~uint64_t{0}, status.st_rdev};
-  return FileId{status.st_dev, status.st_ino};
+  return IdentifyFile(TRY(OpenPath(path, O_PATH, {})));
 }
 
 std::string Describe(const Reference& reference) {
@@ -125,7 +120,8 @@ Result<std::unique_ptr<Store>> Gate::OpenFile(const std::string& path, const Fil
   return OpenFileStore(path, FileStoreOptions{.writable = options.writable,
                                               .direct = options.direct,
                                               .lock = options.lock,
-                                              .force_share = options.force_share});
+                                              .force_share = options.force_share,
+                                              .path = options.path});
 }
 
 // The directory of the image as it was named and the one in which it really is: the user chose
@@ -185,6 +181,7 @@ Result<std::unique_ptr<Store>> ReferenceOpener::OpenReference(const Reference& r
   }
   FileOptions options = options_;
   options.writable = writable;
+  options.path = {.no_links = true, .must_be = id};
   return TRY_AS(what, Gate::OpenFile(path, options));
 }
 

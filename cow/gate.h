@@ -6,12 +6,14 @@
 // resolved before the comparison. The refusal names the reference and the flag that would allow it.
 // `info` lists every reference without opening it.
 //
+// Whoever controls a folder can put a link in the place of what was looked up. So what Resolve
+// returned is opened without following any link, and has to be the file that was told apart from
+// the others of the chain (PathRules).
+//
 // The rule is applied anew for each image of a chain, to the directory in which that image really
 // is: a parent in a trusted directory may name what lies beside it, nothing else.
 #pragma once
 
-#include <compare>
-#include <cstdint>
 #include <memory>
 #include <set>
 #include <string>
@@ -19,6 +21,7 @@
 
 #include "base/result.h"
 #include "formats/format.h"
+#include "io/open_path.h"
 #include "io/store.h"
 
 namespace platter {
@@ -39,13 +42,10 @@ struct FileOptions {
   bool direct = false;       // O_DIRECT
   bool force_share = false;  // read-only: do not mind another program's write lock
   bool lock = true;
+  PathRules path;  // what the gate found out about it
 };
 
-// A file whatever it is called: two names are one file if these are equal.
-struct FileId {
-  uint64_t device = 0, inode = 0;
-  friend auto operator<=>(const FileId&, const FileId&) = default;
-};
+// The file at `path` as it is now.
 Result<FileId> IdentifyFile(const std::string& path);
 
 class Gate {

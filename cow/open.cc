@@ -17,6 +17,7 @@
 #include "base/bytes.h"
 #include "cow/disk.h"
 #include "cow/search.h"
+#include "cow/unwrap.h"
 #include "formats/signatures.h"
 #include "io/concat_store.h"
 
@@ -53,6 +54,14 @@ std::string FormatOfRecorded(const std::string& recorded) {
   return recorded;
 }
 
+// One image of a chain.
+struct Link {
+  std::unique_ptr<Layer> layer;
+  std::string path;           // by which the gate knows it
+  std::vector<Facts> around;  // what it was taken out of
+  bool closed = false;        // it may name nothing outside of its archive
+};
+
 // One chain being opened.
 class ChainOpener {
  public:
@@ -64,16 +73,27 @@ class ChainOpener {
     if (auto id = IdentifyFile(path)) seen_.insert(*id);
   }
 
-  // The image that the user named.
-  Result<std::unique_ptr<Layer>> OpenTop(const std::string& path) {
+  // The image that the user named, out of what is around it.
+  Result<Unwrapped> UnwrapTop(const std::string& name) {
+    const MemberName file = SplitMember(name);
+    UnwrapOptions unwrap = UnwrapAs(options_.format);
+    unwrap.inside = options_.inside;
+    unwrap.member = file.member;
+    unwrap.writable = options_.file.writable;
+    return Unwrap(TRY(OpenFiles(file.path)), file.path, unwrap, gate_, seen_, warnings_);
+  }
+
+  Result<Link> OpenTop(const std::string& name) {
     OpenOptions open;
     open.writable = options_.file.writable;
     open.snapshot = options_.snapshot;
     open.options = options_.options;
     open.options.erase(std::string(kPartsOption));
-    auto store = TRY(OpenFiles(path));
-    return OpenImage(std::move(store), path, options_.format, std::move(open), warnings_);
+    return OpenImage(TRY(UnwrapTop(name)), std::move(open), warnings_);
   }
+
+  // The files that were opened so far.
+  const std::set<FileId>& files() const { return seen_; }
 
   // Where the parent that the image at `child` records as `reference` is, if it may be opened.
   Result<std::string> FindParent(const std::string& child, const Reference& reference) const {
@@ -89,45 +109,56 @@ class ChainOpener {
   }
 
   // The file at `path` as the parent that `child` records as `reference`.
-  Result<std::unique_ptr<Layer>> OpenResolved(const std::string& child, const Reference& reference,
-                                              const std::string& path) {
+  Result<Link> OpenResolved(const std::string& child, const Reference& reference,
+                            const std::string& path) {
     const std::string what =
         fmt::format("'{}': {}", Printable(child, PATH_MAX), Describe(reference));
-    auto layer = TRY(OpenBelow(path, FormatOfRecorded(reference.format), what));
-    TRY_AS(what, CheckIdentity(reference, layer->info().identity));
+    auto link = TRY(OpenBelow(path, FormatOfRecorded(reference.format), what, true));
+    TRY_AS(what, CheckIdentity(reference, link.layer->info().identity));
     WarnIfChanged(what, reference, path);
     if (reference.format.empty()) {
       Warn(warnings_, fmt::format("{}: no format is recorded; by its content it is {}", what,
-                                  layer->info().format));
+                                  link.layer->info().format));
     }
-    return layer;
+    return link;
   }
 
   // As above for a file that the user named in place of the recorded one.
-  Result<std::unique_ptr<Layer>> OpenInstead(const std::string& child, const Reference* recorded,
-                                             const std::string& path, const std::string& format) {
+  Result<Link> OpenInstead(const std::string& child, const Reference* recorded,
+                           const std::string& path, const std::string& format) {
     const std::string what =
         fmt::format("'{}': parent '{}'", Printable(child, PATH_MAX), Printable(path, PATH_MAX));
-    auto layer = TRY(OpenBelow(path, format, what));
-    if (recorded) TRY_AS(what, CheckIdentity(*recorded, layer->info().identity));
-    return layer;
+    auto link = TRY(OpenBelow(path, format, what, false));
+    if (recorded) TRY_AS(what, CheckIdentity(*recorded, link.layer->info().identity));
+    return link;
   }
 
  private:
-  // The file at `path` in `format` (empty: probed).
-  Result<std::unique_ptr<Layer>> OpenBelow(const std::string& path, const std::string& format,
-                                           const std::string& what) {
+  // The file at `path` in `format` (empty: probed). `resolved`: the path is the gate's.
+  Result<Link> OpenBelow(const std::string& path, const std::string& format,
+                         const std::string& what, bool resolved) {
     const unsigned limit = std::min(gate_.policy().max_depth, 255u);
     if (layers_ >= limit) {
       return Fail(Code::kRefused, "{}: the chain is longer than {} images", what, limit);
     }
-    TRY_AS(what, Remember(path));
     FileOptions file = options_.file;
     file.writable = false;
+    file.path = {.no_links = resolved, .must_be = TRY_AS(what, Remember(path))};
     auto store = TRY_AS(what, Gate::OpenFile(path, file));
     // What a guess means for writers does not concern a parent.
     auto* warnings = format.empty() ? nullptr : warnings_;
-    return TRY_AS(what, OpenImage(std::move(store), path, format, OpenOptions{}, warnings));
+    auto image =
+        TRY_AS(what, Unwrap(std::move(store), path, UnwrapAs(format), gate_, seen_, warnings_));
+    return TRY_AS(what, OpenImage(std::move(image), OpenOptions{}, warnings));
+  }
+
+  UnwrapOptions UnwrapAs(const std::string& format) const {
+    UnwrapOptions unwrap;
+    unwrap.format = format;
+    unwrap.info_only = options_.info_only;
+    unwrap.limits = options_.unpack;
+    unwrap.file = options_.file;
+    return unwrap;
   }
 
   void WarnIfChanged(const std::string& what, const Reference& reference,
@@ -143,40 +174,49 @@ class ChainOpener {
   }
 
   // An image that is reached a second time would be its own parent.
-  Result<> Remember(const std::string& path) {
-    if (seen_.insert(TRY(IdentifyFile(path))).second) return {};
+  Result<FileId> Remember(const std::string& path) {
+    FileId id = TRY(IdentifyFile(path));
+    if (seen_.insert(id).second) return id;
     return Fail(Code::kRefused, "the chain comes back to '{}', which is part of it already",
                 Printable(path, PATH_MAX));
   }
 
   Result<std::unique_ptr<Store>> OpenFiles(const std::string& path) {
-    TRY(Remember(path));
-    auto store = TRY(Gate::OpenFile(path, options_.file));
+    FileOptions file = options_.file;
+    file.path.must_be = TRY(Remember(path));
+    auto store = TRY(Gate::OpenFile(path, file));
     auto parts = options_.options.find(std::string(kPartsOption));
     if (parts == options_.options.end()) return store;
 
     std::vector<std::unique_ptr<Store>> stores;
     stores.push_back(std::move(store));
     for (const std::string& part : SplitParts(parts->second)) {
-      TRY_AS("option 'parts'", Remember(part));
-      stores.push_back(TRY_AS("option 'parts'", Gate::OpenFile(part, options_.file)));
+      file.path.must_be = TRY_AS("option 'parts'", Remember(part));
+      stores.push_back(TRY_AS("option 'parts'", Gate::OpenFile(part, file)));
     }
     return TRY(ConcatStore::Open(std::move(stores)));
   }
 
-  Result<std::unique_ptr<Layer>> OpenImage(std::unique_ptr<Store> store, const std::string& path,
-                                           const std::string& format_name, OpenOptions open,
-                                           std::vector<std::string>* warnings) {
-    const Format* format = TRY(ChooseFormat(*store, format_name, warnings));
-    open.guessed = format_name.empty() && format->name == "raw";
+  Result<Link> OpenImage(Unwrapped image, OpenOptions open, std::vector<std::string>* warnings) {
+    const Format* format = TRY(ChooseFormat(*image.store, image.format, warnings));
+    open.guessed = image.format.empty() && format->name == "raw";
     open.secret = options_.secret;
     open.info_only = options_.info_only;
-    ReferenceOpener opener(gate_, path, options_.file, seen_);
-    open.opener = options_.info_only ? nullptr : &opener;
-    auto layer = TRY_AS(fmt::format("{} '{}'", format->name, Printable(path, PATH_MAX)),
-                        format->open(std::move(store), open));
+    ReferenceOpener files(gate_, image.path, options_.file, seen_);
+    Opener* opener = image.opener ? image.opener.get() : &files;
+    open.opener = options_.info_only ? nullptr : opener;
+    const std::string what = fmt::format("{} '{}'", format->name, Printable(image.path, PATH_MAX));
+    auto layer = TRY_AS(what, format->open(std::move(image.store), open));
+    for (const std::string& problem : layer->info().problems) {
+      Warn(warnings_, fmt::format("{}: left out: {}", what, problem));
+    }
+    const uint64_t size = layer->info().size;
+    if (image.capacity && *image.capacity != size) {
+      Warn(warnings, fmt::format("{}: its size is {} bytes, its description says {}", what, size,
+                                 *image.capacity));
+    }
     ++layers_;
-    return layer;
+    return Link{std::move(layer), std::move(image.path), std::move(image.around), image.closed};
   }
 
   const DiskOptions& options_;
@@ -193,41 +233,50 @@ const Reference* ParentOf(const Layer& layer) {
   return nullptr;
 }
 
-struct Chain {
-  std::vector<std::unique_ptr<Layer>> layers;
-  std::vector<std::string> paths;
-
-  void Add(std::unique_ptr<Layer> layer, std::string path) {
-    layers.push_back(std::move(layer));
-    paths.push_back(std::move(path));
-  }
-};
+using Chain = std::vector<Link>;
 
 // Adds what stands below the last layer of `chain`, down to an image without a parent.
 Result<> AddParents(ChainOpener& opener, Chain& chain) {
-  while (const Reference* parent = ParentOf(*chain.layers.back())) {
-    const std::string& child = chain.paths.back();
-    std::string path =
-        TRY_AS(fmt::format("'{}'", Printable(child, PATH_MAX)), opener.FindParent(child, *parent));
-    auto layer = TRY(opener.OpenResolved(child, *parent, path));
-    chain.Add(std::move(layer), std::move(path));
+  while (const Reference* parent = ParentOf(*chain.back().layer)) {
+    const std::string& child = chain.back().path;
+    const std::string what = fmt::format("'{}'", Printable(child, PATH_MAX));
+    if (chain.back().closed) {
+      return Fail(Code::kRefused, "{}: {}: an image in an archive may not name what is outside",
+                  what, Describe(*parent));
+    }
+    std::string path = TRY_AS(what, opener.FindParent(child, *parent));
+    chain.push_back(TRY(opener.OpenResolved(child, *parent, path)));
   }
   return {};
 }
 
-Result<Chain> OpenChain(const std::string& path, const DiskOptions& options, const Gate& gate,
+Result<Chain> OpenChain(const std::string& name, const DiskOptions& options, const Gate& gate,
                         bool parents, std::vector<std::string>* warnings) {
   ChainOpener opener(options, gate, warnings);
   Chain chain;
-  chain.Add(TRY(opener.OpenTop(path)), path);
+  chain.push_back(TRY(opener.OpenTop(name)));
   if (!parents) return chain;
   if (!options.parent.empty()) {
-    const Reference* recorded = ParentOf(*chain.layers[0]);
-    chain.Add(TRY(opener.OpenInstead(path, recorded, options.parent, options.parent_format)),
-              options.parent);
+    const Reference* recorded = ParentOf(*chain[0].layer);
+    chain.push_back(
+        TRY(opener.OpenInstead(chain[0].path, recorded, options.parent, options.parent_format)));
   }
   TRY(AddParents(opener, chain));
   return chain;
+}
+
+// As a Disk wants it.
+struct Parts {
+  std::vector<std::unique_ptr<Layer>> layers;
+  std::vector<std::string> paths;
+};
+Parts Split(Chain chain) {
+  Parts parts;
+  for (Link& link : chain) {
+    parts.layers.push_back(std::move(link.layer));
+    parts.paths.push_back(std::move(link.path));
+  }
+  return parts;
 }
 
 }  // namespace
@@ -249,7 +298,7 @@ Result<const Format*> ChooseFormat(Store& store, const std::string& name,
     }
     return format;
   }
-  ProbeResult probed = TRY_AS(fmt::format("'{}'", store.name()), Probe(store));
+  ProbeResult probed = TRY(Probe(store));
   if (!probed.refusal.empty()) {
     return Fail(probed.refusal_code, "'{}' {}", store.name(), probed.refusal);
   }
@@ -262,11 +311,27 @@ Result<const Format*> ChooseFormat(Store& store, const std::string& name,
   return FindFormat("raw");
 }
 
+Result<TopImage> OpenTopImage(const std::string& name, const DiskOptions& options, const Gate& gate,
+                              std::vector<std::string>* warnings) {
+  ChainOpener opener(options, gate, warnings);
+  auto image = TRY(opener.UnwrapTop(name));
+  TopImage top;
+  top.format = TRY(ChooseFormat(*image.store, image.format, warnings));
+  top.store = std::move(image.store);
+  top.files = std::make_unique<std::set<FileId>>(opener.files());
+  top.opener = std::move(image.opener);
+  if (!top.opener) {
+    top.opener = std::make_unique<ReferenceOpener>(gate, image.path, options.file, *top.files);
+  }
+  return top;
+}
+
 Result<std::unique_ptr<Disk>> Disk::Open(const std::string& path, const DiskOptions& options,
                                          const Gate& gate, std::vector<std::string>* warnings) {
   bool parents = !options.no_backing && !options.info_only;
   Chain chain = TRY(OpenChain(path, options, gate, parents, warnings));
-  return std::unique_ptr<Disk>(new Disk(std::move(chain.layers), std::move(chain.paths)));
+  Parts parts = Split(std::move(chain));
+  return std::unique_ptr<Disk>(new Disk(std::move(parts.layers), std::move(parts.paths)));
 }
 
 Result<std::unique_ptr<Disk>> Disk::OpenParents(const std::string& image_path,
@@ -285,9 +350,10 @@ Result<std::unique_ptr<Disk>> Disk::OpenParents(const std::string& image_path,
   // An image that is to be replaced cannot be among its own parents.
   opener.Exclude(image_path);
   Chain chain;
-  chain.Add(TRY(opener.OpenResolved(image_path, reference, path)), path);
+  chain.push_back(TRY(opener.OpenResolved(image_path, reference, path)));
   TRY(AddParents(opener, chain));
-  return std::unique_ptr<Disk>(new Disk(std::move(chain.layers), std::move(chain.paths)));
+  Parts parts = Split(std::move(chain));
+  return std::unique_ptr<Disk>(new Disk(std::move(parts.layers), std::move(parts.paths)));
 }
 
 Result<std::vector<ChainEntry>> ReadChainInfo(const std::string& path, const DiskOptions& options,
@@ -298,9 +364,8 @@ Result<std::vector<ChainEntry>> ReadChainInfo(const std::string& path, const Dis
   headers.file.writable = false;
   Chain chain = TRY(OpenChain(path, headers, gate, parents && !options.no_backing, warnings));
   std::vector<ChainEntry> entries;
-  for (size_t i = 0; i < chain.layers.size(); ++i) {
-    entries.push_back({chain.paths[i], chain.layers[i]->info()});
-  }
+  entries.reserve(chain.size());
+  for (const Link& link : chain) entries.push_back({link.path, link.layer->info(), link.around});
   return entries;
 }
 

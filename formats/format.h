@@ -105,6 +105,23 @@ struct CheckOptions {
   enum Repair : uint8_t { kNone, kLeaks, kAll } repair = kNone;
 };
 
+class UnitSet;
+
+// Takes the next bytes of a stream.
+using ByteSink = std::function<Result<>(ConstBytes)>;
+
+// A new image that is written front to back, without seeking: everything that names guest data
+// comes before it, so which units hold some must be known first. One thread.
+class ImageStream {
+ public:
+  virtual ~ImageStream() = default;
+  // Bytes: guest data is in the image by whole units of this size.
+  virtual uint64_t unit() const = 0;
+  // Puts all that comes before guest data. The caller goes on with the units of `used` (numbers of
+  // units), ascending, each whole: what the disk's last one lacks is zeros. That is the image.
+  virtual Result<> Head(const UnitSet& used, const ByteSink& sink) = 0;
+};
+
 struct Format {
   std::string_view name;  // "qcow2"
   std::span<const OptionHelp> create_options;
@@ -126,6 +143,9 @@ struct Format {
   // Size of an image of `options` in which `data` (ascending, disjoint) is allocated.
   Result<MeasureResult> (*measure)(const CreateOptions& options, uint64_t allocated_bytes,
                                    std::span<const Range> data);
+
+  // Null where the format cannot be written as a stream; kUnsupported where these options cannot.
+  Result<std::unique_ptr<ImageStream>> (*stream)(const CreateOptions& options) = nullptr;
 };
 
 // All formats, in probe order.
@@ -147,6 +167,9 @@ struct ProbeResult {
   std::string note;
 };
 Result<ProbeResult> Probe(Store& store);
+// The format whose signature is at the start, null if there is none: where the rest is out of
+// reach.
+const Format* ProbeHead(ConstBytes head);
 
 // The known signatures of formats and wrappers, for messages: "VMDK", "gzip", "" if none. `head`
 // and `tail` as for Format::probe, so ISO 9660 (a signature at 32 KiB) is left to Probe.

@@ -1,79 +1,21 @@
 #include "formats/options.h"
 
+#include <algorithm>
 #include <charconv>
+#include <iterator>
 
 #include "base/bytes.h"
-#include "base/math.h"
+#include "base/size.h"
 
 namespace platter {
 
 namespace {
 
-// Bits to shift for a size suffix; nothing for a letter that is none.
-std::optional<unsigned> SuffixShift(char letter) {
-  switch (letter) {
-    case 'b':
-    case 'B': return 0;
-    case 'k':
-    case 'K': return 10;
-    case 'm':
-    case 'M': return 20;
-    case 'g':
-    case 'G': return 30;
-    case 't':
-    case 'T': return 40;
-    case 'p':
-    case 'P': return 50;
-    case 'e':
-    case 'E': return 60;
-    default: return std::nullopt;
-  }
-}
-
-// The suffix of a size: a letter, optionally followed by "B" or "iB".
-std::optional<unsigned> ParseSuffix(std::string_view suffix) {
-  if (suffix.empty()) return 0;
-  auto shift = SuffixShift(suffix[0]);
-  std::string_view rest = suffix.substr(1);
-  if (rest.empty() || (shift && *shift > 0 && (rest == "B" || rest == "iB"))) return shift;
-  return std::nullopt;
-}
-
-// fraction/scale of 2^shift bytes; nothing where that is no whole number.
-std::optional<uint64_t> FractionBytes(uint64_t fraction, uint64_t scale, unsigned shift) {
-  unsigned __int128 scaled = static_cast<unsigned __int128>(fraction) << shift;
-  if (scaled % scale != 0) return std::nullopt;
-  return static_cast<uint64_t>(scaled / scale);
-}
-
-Result<uint64_t> ParseBytes(std::string_view name, std::string_view text) {
-  auto bad = [&](std::string_view reason) {
-    return Fail(Code::kOutOfRange, "option '{}': '{}' is {}", name, Printable(text), reason);
-  };
-  const char* const end = text.data() + text.size();
-  uint64_t whole = 0;
-  auto [at, error] = std::from_chars(text.data(), end, whole);
-  if (error == std::errc::result_out_of_range) return bad("larger than a disk can be");
-  if (error != std::errc()) return bad("not a number with an optional suffix k, M, G, T, P or E");
-
-  uint64_t fraction = 0, scale = 1;
-  if (at != end && *at == '.') {
-    for (++at; at != end && *at >= '0' && *at <= '9'; ++at) {
-      if (scale == 1'000'000'000'000'000) return bad("too many digits after the point");
-      fraction = fraction * 10 + static_cast<uint64_t>(*at - '0');
-      scale *= 10;
-    }
-  }
-  auto shift = ParseSuffix({at, static_cast<size_t>(end - at)});
-  if (!shift) return bad("not a number with an optional suffix k, M, G, T, P or E");
-
-  auto bytes = CheckedMultiply(whole, uint64_t{1} << *shift);
-  auto extra = FractionBytes(fraction, scale, *shift);
-  if (!extra) return bad("not a whole number of bytes");
-  auto sum = bytes ? CheckedAdd(*bytes, *extra) : std::nullopt;
-  if (!sum || *sum >> 63 != 0) return bad("larger than a disk can be");
-  return *sum;
-}
+constexpr OptionHelp kCommonOptions[] = {
+    {"backing_file", "name of the parent image, where the format has parents"},
+    {"backing_fmt", "format of the parent image"},
+    {"size", "size of the disk"},
+};
 
 std::unexpected<Error> BadValue(std::string_view name, std::string_view value,
                                 std::string_view wanted) {
@@ -101,7 +43,7 @@ std::optional<std::string_view> FindOption(const OptionMap& options, std::string
 Result<std::optional<uint64_t>> SizeOption(const OptionMap& options, std::string_view name) {
   auto value = FindOption(options, name);
   if (!value) return std::nullopt;
-  return TRY(ParseBytes(name, *value));
+  return TRY_AS(fmt::format("option '{}'", name), ParseSize(*value));
 }
 
 Result<std::optional<uint64_t>> NumberOption(const OptionMap& options, std::string_view name) {
@@ -146,6 +88,32 @@ Result<Preallocation> PreallocationOption(const OptionMap& options,
     if (choice != Preallocation::kOff) list += fmt::format(", {}", PreallocationName(choice));
   }
   return BadValue("preallocation", *value, "one of " + list);
+}
+
+Result<> TakeCommonOptions(CreateOptions& create) {
+  if (auto size = TRY(SizeOption(create.options, "size"))) create.size = *size;
+  auto name = FindOption(create.options, "backing_file");
+  auto format = FindOption(create.options, "backing_fmt");
+  if (name && create.parent) {
+    return Fail(Code::kUnsupported, "option 'backing_file': the parent is named already");
+  }
+  if (name) create.parent = Reference{Reference::kParent, std::string(*name), ""};
+  if (format) {
+    if (!create.parent) return Fail(Code::kUnsupported, "backing_fmt needs backing_file");
+    if (!create.parent->format.empty() && create.parent->format != *format) {
+      return Fail(Code::kUnsupported, "option 'backing_fmt': the parent's format is given already");
+    }
+    create.parent->format = *format;
+  }
+  for (const OptionHelp& common : kCommonOptions) create.options.erase(std::string(common.name));
+  return {};
+}
+
+std::vector<OptionHelp> ListCreateOptions(const Format& format) {
+  std::vector<OptionHelp> list(std::begin(kCommonOptions), std::end(kCommonOptions));
+  list.insert(list.end(), format.create_options.begin(), format.create_options.end());
+  std::ranges::sort(list, {}, &OptionHelp::name);
+  return list;
 }
 
 Result<> CheckOptionNames(std::string_view format, const OptionMap& options,

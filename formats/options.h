@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 #include "formats/format.h"
@@ -17,12 +18,10 @@ namespace platter {
 
 using OptionMap = std::map<std::string, std::string>;
 
-// The value of option `name`, or nothing where it was not given. kUnsupported names option, value
-// and what would be right.
+// The value of option `name`, or nothing where it was not given. An error names option,
+// value and what would be right: kUnsupported, or kOutOfRange for what is no size.
 std::optional<std::string_view> FindOption(const OptionMap& options, std::string_view name);
-// Bytes: a decimal number, optionally with a fraction and one of the suffixes b k K M G T P E
-// (powers of 1024; "iB" and "B" may follow). A fraction that is no whole number of bytes, a sign,
-// and what does not fit 63 bits are refused.
+// Bytes, as ParseSize of base/size.h reads them.
 Result<std::optional<uint64_t>> SizeOption(const OptionMap& options, std::string_view name);
 Result<std::optional<uint64_t>> NumberOption(const OptionMap& options, std::string_view name);
 Result<std::optional<bool>> BoolOption(const OptionMap& options, std::string_view name);  // on, off
@@ -32,6 +31,14 @@ Result<std::optional<size_t>> ChoiceOption(const OptionMap& options, std::string
 // The option "preallocation", of those that the format offers (kOff is always offered).
 Result<Preallocation> PreallocationOption(const OptionMap& options,
                                           std::initializer_list<Preallocation> offered);
+
+// Options by which a new image of any format takes what CreateOptions has members for: size,
+// backing_file and backing_fmt, qemu-img's older way to say what SIZE, -b and -F say. This moves
+// them there; whoever takes options from a user calls it, so that formats need not know them.
+// kUnsupported for a parent named twice, or a format without one.
+Result<> TakeCommonOptions(CreateOptions& create);
+// What `-o help` lists for a format: its own and those, by name.
+std::vector<OptionHelp> ListCreateOptions(const Format& format);
 
 // Refuses (kUnsupported) the first option whose name is not in `known`: `format` and the names
 // there are stand in the message.

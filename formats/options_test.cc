@@ -8,34 +8,12 @@ namespace {
 
 using testing::HasSubstr;
 
-std::optional<uint64_t> Size(const std::string& text) {
-  auto size = SizeOption({{"size", text}}, "size");
-  if (!size) return std::nullopt;
-  return **size;
-}
-
 TEST(SizeOption, ReadsNumbersWithSuffixes) {
-  EXPECT_EQ(Size("0"), 0u);
-  EXPECT_EQ(Size("65536"), 65536u);
-  EXPECT_EQ(Size("512b"), 512u);
-  EXPECT_EQ(Size("64k"), 65536u);
-  EXPECT_EQ(Size("1.5G"), 1610612736u);
-  EXPECT_EQ(Size("1.0"), 1u);
-  EXPECT_EQ(Size("2MiB"), 2 * kMiB);
-  EXPECT_EQ(Size("2MB"), 2 * kMiB);
-  EXPECT_EQ(Size("64T"), 64 * kTiB);
-  EXPECT_EQ(Size("7E"), uint64_t{7} << 60);
-  EXPECT_EQ(Size("9223372036854775807"), INT64_MAX);
-}
-
-TEST(SizeOption, RefusesWhatIsNoSize) {
-  for (const char* text :
-       {"", "-1", "+1", "k", "1x", "1kk", "1bB", "1.5", "1.3k", " 1", "1 ", "0x10", "8E",
-        "9223372036854775808", "99999999999999999999", "7.9999E", "1.0000000000000001k"}) {
-    EXPECT_EQ(Size(text), std::nullopt) << text;
-  }
-  auto size = SizeOption({{"size", "8E"}}, "size");
-  EXPECT_THAT(size.error().text(), HasSubstr("option 'size': '8E'"));
+  EXPECT_EQ(**SizeOption({{"size", "65536"}}, "size"), 65536u);
+  EXPECT_EQ(**SizeOption({{"size", "1.5G"}}, "size"), 1610612736u);
+  EXPECT_EQ(SizeOption({{"size", "8E"}}, "size").error().text(),
+            "option 'size': '8E' is larger than a disk can be (8 EiB)");
+  EXPECT_FALSE(SizeOption({{"size", ""}}, "size").has_value());
 }
 
 TEST(Options, MissingOnesAreNothing) {
@@ -65,6 +43,38 @@ TEST(Options, Preallocation) {
   EXPECT_EQ(*of("off"), Preallocation::kOff);
   EXPECT_EQ(*of("full"), Preallocation::kFull);
   EXPECT_THAT(of("metadata").error().text(), HasSubstr("one of off, falloc, full"));
+}
+
+TEST(Options, CommonOnesBecomeMembers) {
+  CreateOptions create;
+  create.options = {
+      {"size", "1M"}, {"backing_file", "base"}, {"backing_fmt", "raw"}, {"other", "on"}};
+  ASSERT_TRUE(TakeCommonOptions(create).has_value());
+  EXPECT_EQ(create.size, kMiB);
+  ASSERT_TRUE(create.parent.has_value());
+  EXPECT_EQ(create.parent->name, "base");
+  EXPECT_EQ(create.parent->format, "raw");
+  EXPECT_EQ(create.options, (OptionMap{{"other", "on"}}));
+
+  create.options = {{"backing_fmt", "raw"}};  // as the parent has it
+  EXPECT_TRUE(TakeCommonOptions(create).has_value());
+  create.options = {{"backing_fmt", "qcow2"}};
+  EXPECT_EQ(TakeCommonOptions(create).error().code(), Code::kUnsupported);
+  create.options = {{"backing_file", "other"}};
+  EXPECT_EQ(TakeCommonOptions(create).error().code(), Code::kUnsupported);
+  CreateOptions lone;
+  lone.options = {{"backing_fmt", "raw"}};
+  EXPECT_THAT(TakeCommonOptions(lone).error().text(), HasSubstr("needs backing_file"));
+}
+
+TEST(Options, HelpListsTheFormatsAndTheCommonOnes) {
+  static constexpr OptionHelp kOwn[] = {{"zeal", "a lot"}, {"cluster_size", "bytes"}};
+  Format format = {};
+  format.create_options = kOwn;
+  std::vector<std::string_view> names;
+  for (const OptionHelp& option : ListCreateOptions(format)) names.push_back(option.name);
+  EXPECT_THAT(names,
+              testing::ElementsAre("backing_file", "backing_fmt", "cluster_size", "size", "zeal"));
 }
 
 TEST(Options, UnknownNamesAreRefused) {

@@ -31,6 +31,19 @@ std::string Refusal(const Signature& signature) {
   return {};
 }
 
+// Null: none is.
+const Format* SurestFormat(ConstBytes head, ConstBytes tail, uint64_t size) {
+  const Format* surest = nullptr;
+  int best = 0;
+  for (const Format* format : AllFormats()) {
+    int sure = format->probe(head, tail, size);
+    if (sure <= best) continue;
+    best = sure;
+    surest = format;
+  }
+  return surest;
+}
+
 Result<bool> IsIso(Store& store, uint64_t size) {
   std::array<std::byte, 2048> volume;
   if (size < kIsoVolume + volume.size()) return false;
@@ -40,18 +53,14 @@ Result<bool> IsIso(Store& store, uint64_t size) {
 
 }  // namespace
 
+const Format* ProbeHead(ConstBytes head) { return SurestFormat(head, {}, head.size()); }
+
 Result<ProbeResult> Probe(Store& store) {
   const Ends ends = TRY(ReadEnds(store));
   const auto& [head, tail, size] = ends;
 
   ProbeResult result;
-  int best = 0;
-  for (const Format* format : AllFormats()) {
-    int sure = format->probe(head, tail, size);
-    if (sure <= best) continue;
-    best = sure;
-    result.format = format;
-  }
+  result.format = SurestFormat(head, tail, size);
   if (result.format) {
     // The trailer may be the format's own.
     const Signature* trailer = FindTrailer(tail, size);

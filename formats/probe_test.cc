@@ -65,9 +65,9 @@ TEST(Probe, AHeaderDecidesBeforeATrailer) {
 }
 
 TEST(Probe, UnsupportedFormatsAreNamed) {
-  EXPECT_EQ(ProbeText("KDMV", 65536).refusal,
-            "is VMDK, which is not supported yet; to treat it as raw bytes give -f raw");
-  EXPECT_EQ(ProbeText("KDMV", 65536).refusal_code, Code::kUnsupported);
+  EXPECT_EQ(ProbeText("QED\0"s, 65536).refusal,
+            "is QED, which is not supported yet; to treat it as raw bytes give -f raw");
+  EXPECT_EQ(ProbeText("QED\0"s, 65536).refusal_code, Code::kUnsupported);
   // A version that qcow2 does not have yet is for qcow2 to refuse.
   EXPECT_EQ(ProbeText("QFI\xfb\0\0\0\x09"s, 512).format, *FindFormat("qcow2"));
   EXPECT_THAT(ProbeText("QFI\xfb\0\0\0\1"s, 512).refusal, HasSubstr("version 1"));

@@ -5,12 +5,13 @@
 #include "formats/vdi/vdi.h"
 #include "formats/vhd/vhd.h"
 #include "formats/vhdx/vhdx.h"
+#include "formats/vmdk/vmdk.h"
 
 namespace platter {
 
 std::span<const Format* const> AllFormats() {
   static constexpr const Format* kFormats[] = {&kQcow2Format, &kVdiFormat, &kVhdFormat,
-                                               &kVhdxFormat, &kRawFormat};
+                                               &kVhdxFormat, &kVmdkFormat, &kRawFormat};
   return kFormats;
 }
 

@@ -59,7 +59,6 @@ constexpr Magic kMagics[] = {
 // bzip2: after "BZh" and the block size comes a block, or the end of an empty stream.
 constexpr Signature kBzip2 = Packed("bzip2");
 constexpr Signature kVmdkText = Image("VMDK (text descriptor)");
-constexpr Signature kOva = Archive("OVA (tar)");
 constexpr Signature kVhdFooter{"VHD (fixed size)", Signature::kImage, true};
 constexpr Signature kDmgTrailer{"Apple disk image (DMG)", Signature::kImage, true};
 
@@ -79,6 +78,7 @@ bool IsBzip2(ConstBytes head) {
 bool IsVmdkDescriptor(ConstBytes head) {
   constexpr std::string_view kTitle = "# Disk DescriptorFile";
   std::string_view text = AsText(head);
+  if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
   while (!text.empty()) {
     size_t end = std::min(text.find('\n'), text.size());
     std::string_view line = text.substr(0, end);
@@ -100,18 +100,48 @@ bool IsOva(ConstBytes head) {
   return name.substr(0, name.find('\0')).ends_with(".ovf");
 }
 
+// XML with the root element of an OVF, whose prefix anybody may choose.
+bool IsOvf(ConstBytes head) {
+  std::string_view text = AsText(head);
+  if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
+  text.remove_prefix(std::min(text.find_first_not_of(" \t\r\n"), text.size()));
+  if (!text.starts_with('<')) return false;
+  for (std::string_view name : {"<Envelope", ":Envelope"}) {
+    size_t at = text.find(name);
+    if (at != text.npos) return text.find("/ovf/", at) != text.npos;
+  }
+  return false;
+}
+
 }  // namespace
 
+const Signature kOva = Archive("OVA (tar)");
+const Signature kOvf = Archive("OVF");
 const Signature kIso{"ISO 9660", Signature::kFilesystem, false};
 
-const Signature* FindSignature(ConstBytes head, ConstBytes tail, uint64_t size) {
+namespace {
+
+const Signature* FindHeader(ConstBytes head) {
   for (const Magic& magic : kMagics) {
     if (!HasAt(head, magic.offset, magic.bytes)) continue;
     return magic.signature.name == "tar" && IsOva(head) ? &kOva : &magic.signature;
   }
   if (IsBzip2(head)) return &kBzip2;
   if (IsVmdkDescriptor(head)) return &kVmdkText;
-  return FindTrailer(tail, size);
+  if (IsOvf(head)) return &kOvf;
+  return nullptr;
+}
+
+}  // namespace
+
+const Signature* FindSignature(ConstBytes head, ConstBytes tail, uint64_t size) {
+  const Signature* header = FindHeader(head);
+  const bool packed = header && header->kind == Signature::kCompressed;
+  if (header && !packed) return header;
+  // The first block of an Apple disk image may be a whole stream of bzip2 or xz.
+  const Signature* trailer = FindTrailer(tail, size);
+  if (packed && trailer != &kDmgTrailer) return header;
+  return trailer;
 }
 
 const Signature* FindTrailer(ConstBytes tail, uint64_t size) {
@@ -134,7 +164,7 @@ std::string_view SignatureName(ConstBytes head, ConstBytes tail, uint64_t size) 
 Result<Ends> ReadEnds(Store& store) {
   Ends ends;
   ends.size = TRY(store.Size());
-  ends.head.resize(std::min<uint64_t>(ends.size, 4096));
+  ends.head.resize(std::min<uint64_t>(ends.size, kHeadBytes));
   ends.tail.resize(std::min<uint64_t>(ends.size, 512));
   TRY(store.Read(0, Bytes(ends.head)));
   TRY(store.Read(ends.size - ends.tail.size(), Bytes(ends.tail)));

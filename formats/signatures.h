@@ -32,9 +32,14 @@ const Signature* FindSignature(ConstBytes head, ConstBytes tail, uint64_t size);
 // A signature in the last bytes, whatever stands at the start.
 const Signature* FindTrailer(ConstBytes tail, uint64_t size);
 
+// What FindSignature answers for the packages that we look into.
+extern const Signature kOva;  // a tar archive whose first member is an OVF description
+extern const Signature kOvf;  // that description by itself
+
 // The bytes of a store at which signatures stand.
+constexpr size_t kHeadBytes = 4096;
 struct Ends {
-  std::vector<std::byte> head, tail;  // the first 4096 bytes and the last 512, or all there are
+  std::vector<std::byte> head, tail;  // the first kHeadBytes and the last 512, or all there are
   uint64_t size = 0;                  // of the store, bytes
 };
 Result<Ends> ReadEnds(Store& store);

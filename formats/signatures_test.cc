@@ -48,6 +48,7 @@ TEST(Signature, ImageFormats) {
 
 TEST(Signature, VmdkDescriptors) {
   EXPECT_EQ(NameOf("# Disk DescriptorFile\nversion=1\n"), "VMDK (text descriptor)");
+  EXPECT_EQ(NameOf("\xef\xbb\xbf# Disk DescriptorFile\r\n"), "VMDK (text descriptor)");
   EXPECT_EQ(NameOf("# disk descriptorfile\r\nversion=1\r\n"), "VMDK (text descriptor)");
   EXPECT_EQ(NameOf("\n# by hand\nversion=1\n"), "VMDK (text descriptor)");
   EXPECT_EQ(NameOf("#!/bin/sh\nversion=1.5\n"), "");

@@ -13,7 +13,6 @@
 
 #include "base/bytes.h"
 #include "base/sync.h"
-#include "io/file_lock.h"
 
 namespace platter {
 namespace {
@@ -37,14 +36,13 @@ bool DiscardsBlocks(int fd) {
 
 BlockStore::BlockStore(Fd fd, std::string name, uint64_t size, uint32_t sector,
                        const FileStoreOptions& options)
-    : io_(std::move(fd), std::move(name),
-          options.direct
-              ? FdIo::Direct{.offset = sector, .memory = std::min(sector, uint32_t{Buffer::kAlign})}
-              : FdIo::Direct{},
-          size),
+    : FdStore(std::move(fd), std::move(name),
+              options.direct ? FdIo::Direct{.offset = sector,
+                                            .memory = std::min(sector, uint32_t{Buffer::kAlign})}
+                             : FdIo::Direct{},
+              size, options.writable),
       size_(size),
       sector_(sector),
-      writable_(options.writable),
       punch_(options.writable && DiscardsBlocks(io_.fd())) {}
 
 Result<std::unique_ptr<BlockStore>> BlockStore::Open(const std::string& path,
@@ -52,22 +50,17 @@ Result<std::unique_ptr<BlockStore>> BlockStore::Open(const std::string& path,
   std::string name = Printable(path);
   // O_EXCL on a device (without O_CREAT): not while a file system on it is mounted.
   int flags = (options.writable ? O_RDWR : O_RDONLY) | (options.direct ? O_DIRECT : 0) |
-              (options.writable && options.lock ? O_EXCL : 0) | O_CLOEXEC | O_NOCTTY;
-  Fd fd(open(path.c_str(), flags));
-  if (!fd && errno == EBUSY) {
+              (options.writable && options.lock ? O_EXCL : 0) | O_NOCTTY;
+  auto opened = OpenPath(path, flags, options.path);
+  if (!opened && opened.error().errno_value() == EBUSY) {
     return Fail(Code::kRefused, "'{}' is in use by the system (mounted, or part of another device)",
                 name);
   }
-  if (!fd) return FailErrno(errno, "cannot open '{}'", name);
+  Fd fd = TRY(std::move(opened));
   struct stat status;
   if (fstat(fd.get(), &status) != 0) return FailErrno(errno, "'{}': fstat", name);
   if (!S_ISBLK(status.st_mode)) return Fail(Code::kRefused, "'{}' is not a block device", name);
-  if (options.lock) {
-    LockMode mode = options.writable      ? LockMode::kWriter
-                    : options.force_share ? LockMode::kSharedReader
-                                          : LockMode::kReader;
-    TRY(LockImage(fd.get(), mode, name));
-  }
+  TRY(TakeLock(fd.get(), options, name));
   uint64_t size = 0;
   if (ioctl(fd.get(), BLKGETSIZE64, &size) != 0) {
     return FailErrno(errno, "'{}': cannot get the size of the device", name);
@@ -82,16 +75,6 @@ Result<std::unique_ptr<BlockStore>> BlockStore::Open(const std::string& path,
 
 Store::Caps BlockStore::caps() const {
   return Caps{.align = io_.align(), .punch = punch_.load(), .block_device = true};
-}
-
-Result<> BlockStore::CheckWritable() const {
-  if (writable_) return {};
-  return Fail(Code::kReadOnly, "'{}' is open for reading only", name());
-}
-
-Result<> BlockStore::Write(uint64_t at, std::span<const iovec> from) {
-  TRY(CheckWritable());
-  return io_.Write(at, from);
 }
 
 // True if the kernel did it. The calls are tried from the cheapest on, and one that fails for

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "io/open_file.h"
+#include "tests/interop/qemu.h"
 
 namespace platter {
 namespace {
@@ -71,8 +72,7 @@ class FileLockTest : public testing::Test {
     std::string pattern = testing::TempDir() + "file_lock_XXXXXX";
     dir_ = mkdtemp(pattern.data());
     image_ = dir_ + "/a.qcow2";
-    std::string command = "qemu-img create -q -f qcow2 " + image_ + " 1M";
-    EXPECT_EQ(std::system(command.c_str()), 0) << "needs qemu-img: apt-get install qemu-utils";
+    testing_support::MustRun("qemu-img create -q -f qcow2 " + image_ + " 1M");
   }
   ~FileLockTest() override { std::filesystem::remove_all(dir_); }
 

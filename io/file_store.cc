@@ -13,7 +13,6 @@
 
 #include "base/bytes.h"
 #include "base/sync.h"
-#include "io/file_lock.h"
 
 namespace platter {
 namespace {
@@ -63,8 +62,7 @@ Result<FdIo::Direct> FindAlignment(int fd, const std::string& name) {
 }  // namespace
 
 FileStore::FileStore(Fd fd, std::string name, FdIo::Direct alignment, bool writable)
-    : io_(std::move(fd), std::move(name), alignment, std::nullopt),
-      writable_(writable),
+    : FdStore(std::move(fd), std::move(name), alignment, std::nullopt, writable),
       reflink_(ProbeReflink(io_.fd(), writable)),
       punch_(writable && ProbePunch(io_.fd())) {}
 
@@ -75,12 +73,7 @@ Result<std::unique_ptr<FileStore>> FileStore::FromFd(Fd fd, const std::string& n
   if (fstat(fd.get(), &status) != 0) return FailErrno(errno, "'{}': fstat", printable);
   if (!S_ISREG(status.st_mode))
     return Fail(Code::kRefused, "'{}' is not a regular file", printable);
-  if (options.lock) {
-    LockMode mode = options.writable      ? LockMode::kWriter
-                    : options.force_share ? LockMode::kSharedReader
-                                          : LockMode::kReader;
-    TRY(LockImage(fd.get(), mode, printable));
-  }
+  TRY(TakeLock(fd.get(), options, printable));
   FdIo::Direct alignment;
   if (options.direct) alignment = TRY(FindAlignment(fd.get(), printable));
   return std::unique_ptr<FileStore>(
@@ -91,17 +84,17 @@ Result<std::unique_ptr<FileStore>> FileStore::Open(const std::string& path,
                                                    const FileStoreOptions& options) {
   int flags = (options.writable ? O_RDWR : O_RDONLY) | (options.direct ? O_DIRECT : 0);
   // O_NONBLOCK: a FIFO under this name must not make us wait; files do not mind.
-  Fd fd(open(path.c_str(), flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
-  if (!fd && errno == EINVAL && options.direct) {
+  auto fd = OpenPath(path, flags | O_NOCTTY | O_NONBLOCK, options.path);
+  if (!fd && fd.error().errno_value() == EINVAL && options.direct) {
     return Fail(Code::kUnsupported, "'{}': its file system does not do O_DIRECT (--cache none)",
                 Printable(path));
   }
-  if (!fd) return FailErrno(errno, "cannot open '{}'", Printable(path));
+  if (!fd) return std::unexpected(std::move(fd.error()));
   // io_uring would take it for a wish never to wait.
-  if (fcntl(fd.get(), F_SETFL, flags) != 0) {
+  if (fcntl(fd->get(), F_SETFL, flags) != 0) {
     return FailErrno(errno, "cannot open '{}'", Printable(path));
   }
-  return FromFd(std::move(fd), path, options);
+  return FromFd(std::move(*fd), path, options);
 }
 
 Result<std::unique_ptr<FileStore>> FileStore::Create(const std::string& path,
@@ -119,16 +112,6 @@ Result<std::unique_ptr<FileStore>> FileStore::Create(const std::string& path,
 
 Store::Caps FileStore::caps() const {
   return Caps{.align = io_.align(), .punch = punch_.load(), .reflink = reflink_};
-}
-
-Result<> FileStore::CheckWritable() const {
-  if (writable_) return {};
-  return Fail(Code::kReadOnly, "'{}' is open for reading only", name());
-}
-
-Result<> FileStore::Write(uint64_t at, std::span<const iovec> from) {
-  TRY(CheckWritable());
-  return io_.Write(at, from);
 }
 
 // 0 or an errno. Direct-mode writes to the same sectors wait.

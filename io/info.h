@@ -69,11 +69,15 @@ struct Info {
   bool dirty = false;             // not closed cleanly
   bool corrupt = false;           // marked as corrupt by a program that found it so
   bool compressed_units = false;  // ReservePacked is offered, see compression
+  bool only_packed = false;       // what is written has to be packed units: Reserve is refused
   std::string compression;        // codec of packed units ("deflate", "zstd"); empty: none
   Identity identity;
   std::vector<Reference> references;  // every file it names, opened or not
   std::vector<SnapshotInfo> snapshots;
   std::vector<BitmapInfo> bitmaps;
+  // What is wrong beside the disk itself (a snapshot, a bitmap) and was left out: it can be read
+  // all the same. In the form of an error's text, for warnings.
+  std::vector<std::string> problems;
   Facts facts;
 };
 

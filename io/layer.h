@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "base/range.h"
 #include "base/result.h"
@@ -34,8 +35,13 @@ enum class Kind : uint8_t {
 
 // How host bytes become guest bytes.
 struct Codec {
-  enum Id : uint8_t { kNone, kDeflate, kZstd } id = kNone;
-  // For kDeflate and kZstd: the host range holds one packed unit of `unit` guest bytes (the
+  enum Id : uint8_t {
+    kNone,
+    kDeflate,  // RFC 1951
+    kZstd,     // RFC 8878
+    kZlib,     // RFC 1950: deflate with a checksum
+  } id = kNone;
+  // For all but kNone: the host range holds one packed unit of `unit` guest bytes (the
   // compressed stream may be followed by bytes that are not its own), and the extent's first
   // guest byte is the unit's byte `skip`.
   uint32_t unit = 0;
@@ -131,6 +137,7 @@ class Layer {
 
   // Small interfaces that a layer may offer; null where it does not. Asked for once, at open.
   virtual class Resizer* resizer() { return nullptr; }
+  virtual class Snapshotter* snapshotter() { return nullptr; }
 };
 
 enum class Preallocation : uint8_t { kOff, kMetadata, kFalloc, kFull };
@@ -141,6 +148,29 @@ class Resizer {
   virtual ~Resizer() = default;
   // Shrinking drops what lies past the new end. Crash-safe: old size or new size.
   virtual Result<> Resize(uint64_t size, Preallocation preallocation) = 0;
+
+  // Grows to `size` over a longer parent: `hidden`, which starts at the old end, reads as zeros
+  // from the moment that the new size is there, whatever the layer below holds. The unit in which
+  // the old end lies is this layer's own, or the end is at its border. kUnsupported where the
+  // format cannot say that beforehand: the disk is as it was, and whoever calls resizes, then
+  // zeroes.
+  virtual Result<> GrowOver(Range hidden, uint64_t size, Preallocation preallocation) {
+    (void)hidden, (void)size, (void)preallocation;
+    return Fail(Code::kUnsupported, "zeros past the end of the disk");
+  }
+};
+
+// Snapshots that an image holds inside itself. Exclusive: nothing else uses the layer meanwhile.
+// What was written before a call is in it; a crash leaves the snapshots of before or of after the
+// call. Changes are durable on return, and info().snapshots and info().size say what is there now.
+class Snapshotter {
+ public:
+  virtual ~Snapshotter() = default;
+  // `name`: not empty, and of none that is there (kRefused).
+  virtual Result<> CreateSnapshot(const std::string& name) = 0;
+  // The disk reads as `wanted` (an id, else a name) does; what it held since is dropped.
+  virtual Result<> ApplySnapshot(const std::string& wanted) = 0;
+  virtual Result<> DeleteSnapshot(const std::string& wanted) = 0;
 };
 
 }  // namespace platter

@@ -1,10 +1,12 @@
 #include "io/open_file.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <cerrno>
 
 #include "base/bytes.h"
+#include "base/sync.h"
 #include "io/block_store.h"
 
 namespace platter {
@@ -16,9 +18,11 @@ Result<std::unique_ptr<Store>> OpenFileStore(const std::string& path,
   if (path.find('\0') != std::string::npos) {
     return Fail(Code::kRefused, "cannot open '{}': a NUL byte in the name", Printable(path));
   }
-  if (stat(path.c_str(), &status) != 0) {
+  Fd found = TRY(OpenPath(path, O_PATH, options.path));
+  if (fstat(found.get(), &status) != 0) {
     return FailErrno(errno, "cannot open '{}'", Printable(path));
   }
+  sched::Yield("open file");
   const char* what = nullptr;
   switch (status.st_mode & S_IFMT) {
     case S_IFREG: return TRY(FileStore::Open(path, options));
@@ -27,6 +31,7 @@ Result<std::unique_ptr<Store>> OpenFileStore(const std::string& path,
     case S_IFIFO: what = "a pipe"; break;
     case S_IFSOCK: what = "a socket"; break;
     case S_IFCHR: what = "a character device"; break;
+    case S_IFLNK: what = "a symbolic link"; break;
     default: what = "of an unknown kind"; break;
   }
   return Fail(Code::kRefused, "'{}' is {}: an image is a regular file or a block device",

@@ -10,9 +10,10 @@
 
 namespace platter {
 
-// A FileStore or BlockStore, by what `path` is (symbolic links are followed), with the image lock
-// taken. kIo (no such file, no permission ...), kRefused (locked by another program, mounted; a
-// directory, FIFO, socket or character device).
+// A FileStore or BlockStore, by what `path` is (symbolic links are followed unless options.path
+// says otherwise), with the image lock taken. kIo (no such file, no permission ...), kRefused
+// (locked by another program, mounted; a directory, FIFO, socket or character device; contrary to
+// options.path).
 Result<std::unique_ptr<Store>> OpenFileStore(const std::string& path,
                                              const FileStoreOptions& options);
 

@@ -102,6 +102,29 @@ TEST_F(TableCacheTest, PinnedAndDirtyTablesStay) {
   EXPECT_EQ(dirty.bytes()[8], std::byte{1});
 }
 
+// However the pin came about: by a load, by finding the table idle, or as the second of two.
+TEST_F(TableCacheTest, EveryPinKeepsItsTable) {
+  auto pass_by = [&] {
+    for (uint64_t i = 4; i < 16; ++i) ASSERT_TRUE(cache_.Get(i * kTable).has_value());
+  };
+  auto first = *cache_.Get(0);
+  {
+    auto second = cache_.TryGet(0);  // given back while the first lives on
+  }
+  pass_by();
+  EXPECT_TRUE(cache_.TryGet(0));
+
+  ASSERT_TRUE(cache_.Get(kTable).has_value());  // idle from here on
+  auto tried = cache_.TryGet(kTable);
+  pass_by();
+  EXPECT_TRUE(cache_.TryGet(kTable));
+
+  ASSERT_TRUE(cache_.Get(2 * kTable).has_value());
+  auto got = *cache_.Get(2 * kTable);
+  pass_by();
+  EXPECT_TRUE(cache_.TryGet(2 * kTable));
+}
+
 TEST_F(TableCacheTest, ErrorNamesTableOffsetAndReason) {
   auto ref = cache_.Get(16 * kTable - 512);
   ASSERT_FALSE(ref.has_value());
@@ -161,6 +184,31 @@ TEST_F(TableCacheTest, TakenTablesAreNotEvictedBeforeTheyAreWritten) {
   for (uint64_t i = 1; i < 16; ++i) ASSERT_TRUE(cache_.Get(i * kTable).has_value());
   EXPECT_FALSE(cache_.TryGet(0));
   EXPECT_EQ(cache_.Get(0)->bytes()[0], std::byte{1});
+}
+
+// A Ref that is let go meanwhile does not make them evictable, nor does one piece of two.
+TEST_F(TableCacheTest, TakenTablesStayUntilTheirLastPieceIsWritten) {
+  {
+    auto ref = *cache_.Get(0);
+    ref.Edit(Range{0, 1})[0] = std::byte{1};
+    ref.Edit(Range{2048, 1})[0] = std::byte{2};
+  }
+  auto pieces = cache_.TakeDirty();
+  ASSERT_EQ(pieces.size(), 2u);
+  auto pass_by = [&] {
+    for (uint64_t i = 1; i < 16; ++i) ASSERT_TRUE(cache_.Get(i * kTable).has_value());
+  };
+  ASSERT_TRUE(cache_.TryGet(0));
+  pass_by();
+  ASSERT_TRUE(cache_.TryGet(0));
+  EXPECT_EQ(cache_.TryGet(0).bytes()[2048], std::byte{2});
+  cache_.Written({pieces[0]});
+  pass_by();
+  ASSERT_TRUE(cache_.TryGet(0));
+  WriteOut(pieces);
+  cache_.Written({pieces[1]});
+  pass_by();
+  EXPECT_FALSE(cache_.TryGet(0));
 }
 
 TEST_F(TableCacheTest, EditsAfterTakeBelongToTheNextFlush) {

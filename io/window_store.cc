@@ -8,7 +8,7 @@
 
 namespace platter {
 
-Result<std::unique_ptr<WindowStore>> WindowStore::Open(std::unique_ptr<Store> inner, Range window) {
+Result<std::unique_ptr<WindowStore>> WindowStore::Open(std::shared_ptr<Store> inner, Range window) {
   uint64_t size = TRY(inner->Size());
   if (!FitsIn(window.offset, window.length, size)) {
     return Fail(Code::kOutOfRange, "'{}': a window of {} bytes at {} is not inside its {} bytes",

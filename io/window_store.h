@@ -12,8 +12,9 @@ namespace platter {
 
 class WindowStore final : public Store {
  public:
-  // Owns `inner` and shows `window` of it, or fails with kOutOfRange where that is not inside.
-  static Result<std::unique_ptr<WindowStore>> Open(std::unique_ptr<Store> inner, Range window);
+  // Keeps `inner`, which others may use too, and shows `window` of it, or fails with kOutOfRange
+  // where that is not inside.
+  static Result<std::unique_ptr<WindowStore>> Open(std::shared_ptr<Store> inner, Range window);
 
   Caps caps() const override;
   const std::string& name() const override { return inner_->name(); }
@@ -35,11 +36,11 @@ class WindowStore final : public Store {
   uint64_t fd_offset() const override { return inner_->fd_offset() + window_.offset; }
 
  private:
-  WindowStore(std::unique_ptr<Store> inner, Range window)
+  WindowStore(std::shared_ptr<Store> inner, Range window)
       : inner_(std::move(inner)), window_(window) {}
   Result<> CheckRoom(Range range) const;
 
-  const std::unique_ptr<Store> inner_;
+  const std::shared_ptr<Store> inner_;
   const Range window_;
 };
 

@@ -2,6 +2,7 @@
 // every byte.
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "io/engine/engine.h"
 #include "tools/command.h"
@@ -59,8 +60,9 @@ class CheckCommand : public Command {
     {
       DiskOptions options = TRY(image_.ToDiskOptions(!repair_.empty()));
       std::vector<std::string> warnings;
-      auto store = TRY(Gate::OpenFile(path_, options.file));
-      const Format* found = TRY(ChooseFormat(*store, options.format, &warnings));
+      const Gate gate = image_.MakeGate();
+      auto image = TRY(OpenTopImage(path_, options, gate, &warnings));
+      const Format* found = image.format;
       format = found->name;
       if (!found->check && !deep_) {
         console.Err(
@@ -72,12 +74,13 @@ class CheckCommand : public Command {
       if (found->check) {
         OpenOptions open;
         open.writable = options.file.writable;
+        open.opener = image.opener.get();
         CheckOptions check;
         check.repair = repair_ == "all"     ? CheckOptions::kAll
                        : repair_ == "leaks" ? CheckOptions::kLeaks
                                             : CheckOptions::kNone;
         report = TRY_AS(fmt::format("{} '{}'", format, Printable(path_, 4096)),
-                        found->check(*store, open, check));
+                        found->check(*image.store, open, check));
       }
     }
     if (deep_) TRY(Deep(console, report));

@@ -1,12 +1,14 @@
 // platter convert: the content of one or more images into a new image, or an
 // existing one (-n).
 #include <CLI/CLI.hpp>
+#include <fmt/ranges.h>
 
+#include "base/size.h"
 #include "tools/command.h"
 #include "tools/convert.h"
 #include "tools/image_options.h"
+#include "tools/products.h"
 #include "tools/progress.h"
-#include "tools/size.h"
 
 namespace platter {
 namespace {
@@ -18,6 +20,14 @@ std::string SnapshotName(const std::string& text) {
     if (text.starts_with(prefix)) return text.substr(prefix.size());
   }
   return text;
+}
+
+// As qemu-img has it.
+Result<uint64_t> ParseSparse(const std::string& text) {
+  uint64_t size = TRY_AS("-S", ParseSize(text));
+  if (IsAligned(size, 512) && size <= 16 * kMiB) return size;
+  return Fail(Code::kOutOfRange,
+              "-S {}: give a multiple of 512 up to 16M, or 0 to allocate everything", text);
 }
 
 class ConvertCommand : public Command {
@@ -32,8 +42,10 @@ class ConvertCommand : public Command {
            "small.qcow2\n"
            "  platter convert --verify -O raw disk.qcow2 disk.raw\n"
            "  platter convert -n -O raw disk.qcow2 /dev/vg0/guest\n"
+           "  platter convert --for azure disk.qcow2 disk.vhd\n"
            "  zstd -dc disk.raw.zst | platter convert -f raw -O qcow2 - "
            "disk.qcow2\n"
+           "  platter convert -O qcow2 disk.raw - | ssh host 'cat > disk.qcow2'\n"
            "Exit code: 0 whole, 1 failed (and no output left), 3 written with "
            "--salvage, but parts of\n"
            "the source could not be read and are zeros.\n";
@@ -43,8 +55,12 @@ class ConvertCommand : public Command {
     ConvertOptions& o = options_;
     o.source.Declare(app);
     o.source.DeclareParent(app);
-    app.add_option("-O,--target-format", o.target_format, "Format of the output; default raw")
+    app.add_option("-O,--target-format", wish_.format, "Format of the output; default raw")
         ->type_name("FMT");
+    app.add_option("--for", wish_.product,
+                   "Choose format, options and size as this product takes them: " +
+                       fmt::format("{}", fmt::join(ProductNames(), ", ")))
+        ->type_name("PRODUCT");
     app.add_option("-o,--options", target_lists_,
                    "Options of the output format; -o help lists them")
         ->type_name("NAME=VALUE")
@@ -61,8 +77,8 @@ class ConvertCommand : public Command {
     app.add_option("-l,--snapshot", snapshot_, "Convert an internal snapshot, by id or name")
         ->type_name("SNAP");
     app.add_option("-S,--sparse", sparse_,
-                   "Runs of zeros this long become holes; 0 allocates "
-                   "everything; default 4k")
+                   "Runs of zeros this long become holes; 0: everything is written, "
+                   "zeros too; default 4k")
         ->type_name("SIZE");
     app.add_option("-r,--rate-limit", rate_, "Bytes per second at most")->type_name("SIZE");
     app.add_flag("--salvage", o.copy.salvage, "What cannot be read becomes zeros, and is told");
@@ -95,7 +111,7 @@ class ConvertCommand : public Command {
 
   int Run(Console& console) override {
     if (target_lists_.size() == 1 && (target_lists_[0] == "help" || target_lists_[0] == "?")) {
-      return PrintFormatOptions(options_.target_format, console);
+      return PrintFormatOptions(wish_.format.empty() ? "raw" : wish_.format, console);
     }
     Result<ConvertOutcome> outcome = Convert(console);
     if (!outcome) {
@@ -114,17 +130,33 @@ class ConvertCommand : public Command {
       return Fail(Code::kOutOfRange, "--parent is for one source; there are {}", o.sources.size());
     }
     o.target = files_.back();
-    o.target_options = TRY(ParseOptionList(target_lists_));
+    TRY(ChooseTarget(console));
     o.source.snapshot = SnapshotName(snapshot_);
     o.source.quiet = o.progress.quiet;
     o.target_direct = TRY(WantsDirect(target_cache_));
-    if (!sparse_.empty()) o.copy.sparse = TRY(ParseSize(sparse_));
+    if (!sparse_.empty()) o.copy.sparse = TRY(ParseSparse(sparse_));
     if (!rate_.empty()) o.copy.bytes_per_second = TRY(ParseSize(rate_));
     if (!target_secret_.empty()) o.target_secret = TRY(ReadSecret(target_secret_));
     return RunConvert(o, console);
   }
 
+  // -O, -o and --for together.
+  Result<> ChooseTarget(Console& console) {
+    ConvertOptions& o = options_;
+    if (!wish_.product.empty() && o.no_create) {
+      return Fail(Code::kOutOfRange, "--for makes a new image, -n does not");
+    }
+    wish_.options = TRY(ParseOptionList(target_lists_));
+    std::string chosen = TRY(ChooseFor(wish_, /*create=*/false));
+    if (!chosen.empty() && !o.progress.quiet) console.Err(fmt::format("{}\n", chosen));
+    if (!wish_.format.empty()) o.target_format = wish_.format;
+    o.target_options = wish_.options;
+    o.size_multiple = wish_.multiple;
+    return {};
+  }
+
   ConvertOptions options_;
+  ImageWish wish_;
   std::vector<std::string> files_, target_lists_;
   std::string snapshot_, sparse_, rate_, target_secret_, target_cache_ = "writeback", ignored_;
   bool ignored_flag_ = false;

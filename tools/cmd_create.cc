@@ -1,11 +1,13 @@
 // platter create: a new, empty image, or an overlay of an existing one.
 #include <CLI/CLI.hpp>
+#include <fmt/ranges.h>
 
+#include "base/size.h"
 #include "cow/create.h"
 #include "tools/command.h"
 #include "tools/convert.h"
 #include "tools/image_options.h"
-#include "tools/size.h"
+#include "tools/products.h"
 
 namespace platter {
 namespace {
@@ -21,6 +23,7 @@ class CreateCommand : public Command {
            "big.qcow2 4T\n"
            "  platter create -f qcow2 -o encrypt.format=luks --secret "
            "file:key.txt safe.qcow2 10G\n"
+           "  platter create --for hyperv disk.vhdx 40G\n"
            "  platter create -f qcow2 -o help\n";
   }
 
@@ -29,6 +32,10 @@ class CreateCommand : public Command {
     app.add_option("-o,--options", lists_, "Options of the format; -o help lists them")
         ->type_name("NAME=VALUE")
         ->allow_extra_args(false);
+    app.add_option("--for", product_,
+                   "Choose format, options and size as this product takes them: " +
+                       fmt::format("{}", fmt::join(ProductNames(), ", ")))
+        ->type_name("PRODUCT");
     app.add_option("-b,--backing", parent_, "Make it an overlay of FILE (its parent)")
         ->type_name("FILE");
     app.add_option("-F,--backing-format", parent_format_, "Format of FILE")->type_name("FMT");
@@ -41,7 +48,7 @@ class CreateCommand : public Command {
   }
 
   int Run(Console& console) override {
-    if (image_.format.empty()) image_.format = "raw";
+    if (image_.format.empty() && product_.empty()) image_.format = "raw";
     if (lists_.size() == 1 && (lists_[0] == "help" || lists_[0] == "?"))
       return PrintFormatOptions(image_.format, console);
     Result<> created = Create(console);
@@ -53,10 +60,14 @@ class CreateCommand : public Command {
  private:
   Result<> Create(Console& console) {
     if (path_.empty()) return Fail(Code::kOutOfRange, "create needs a file name");
+    ImageWish wish{product_, image_.format, TRY(ParseOptionList(lists_))};
+    std::string chosen = TRY(ChooseFor(wish, /*create=*/true));
+    if (!chosen.empty() && !quiet_) console.Err(fmt::format("{}\n", chosen));
+    image_.format = wish.format;
     DiskOptions disk = TRY(image_.ToDiskOptions(false));
     NewImageOptions options;
-    options.format = image_.format;
-    options.create.options = TRY(ParseOptionList(lists_));
+    options.format = wish.format;
+    options.create.options = wish.options;
     options.create.secret = disk.secret;
     options.create.reproducible = reproducible_;
     options.direct = disk.file.direct;
@@ -66,7 +77,7 @@ class CreateCommand : public Command {
       options.create.parent = Reference{Reference::kParent, parent_, parent_format_};
     options.size_from_parent = size_text_.empty();
     if (!size_text_.empty()) {
-      options.create.size = TRY(ParseSize(size_text_));
+      options.create.size = RoundUp(TRY(ParseSize(size_text_)), wish.multiple);
     } else if (parent_.empty() || unsafe_) {
       return Fail(Code::kOutOfRange, "create needs a size");
     }
@@ -84,7 +95,7 @@ class CreateCommand : public Command {
 
   ImageOptions image_;
   std::vector<std::string> lists_;
-  std::string path_, size_text_, parent_, parent_format_;
+  std::string path_, size_text_, parent_, parent_format_, product_;
   bool unsafe_ = false, force_ = false, reproducible_ = false, quiet_ = false;
 };
 

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <sys/stat.h>
 
+#include "cow/unwrap.h"
 #include "tools/command.h"
 #include "tools/image_options.h"
 #include "tools/json_facts.h"
@@ -15,7 +16,9 @@ namespace {
 // its own.
 uint64_t ActualSize(const std::string& path) {
   struct stat status{};
-  return stat(path.c_str(), &status) == 0 ? static_cast<uint64_t>(status.st_blocks) * 512 : 0;
+  return stat(SplitMember(path).path.c_str(), &status) == 0
+             ? static_cast<uint64_t>(status.st_blocks) * 512
+             : 0;
 }
 
 class InfoCommand : public Command {
@@ -58,12 +61,17 @@ class InfoCommand : public Command {
     for (size_t i = 0; i < chain.size(); ++i) {
       if (i > 0) console.Out("\n");
       console.Out(InfoToText(chain[i].info, chain[i].path, ActualSize(chain[i].path)));
+      for (const Facts& facts : chain[i].around) {
+        console.Print("taken out of:\n{}", FactsToText(facts, 4));
+      }
     }
     return {};
   }
 
   static nlohmann::ordered_json ToJson(const ChainEntry& entry) {
-    return InfoToJson(entry.info, entry.path, ActualSize(entry.path));
+    auto json = InfoToJson(entry.info, entry.path, ActualSize(entry.path));
+    for (const Facts& facts : entry.around) json["taken-out-of"].push_back(FactsToJson(facts));
+    return json;
   }
 
   ImageOptions image_;

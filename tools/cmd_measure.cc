@@ -2,10 +2,11 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include "base/size.h"
+#include "formats/options.h"
 #include "tools/command.h"
 #include "tools/image_options.h"
 #include "tools/map_entries.h"
-#include "tools/size.h"
 
 namespace platter {
 namespace {
@@ -59,6 +60,7 @@ class MeasureCommand : public Command {
     const Format* format = TRY(FindFormat(target_format_));
     CreateOptions create;
     create.options = TRY(ParseOptionList(lists_));
+    TRY(TakeCommonOptions(create));
     if (path_.empty()) {
       create.size = TRY(ParseSize(size_text_));
       return format->measure(create, 0, {});

@@ -1,9 +1,9 @@
 // platter resize: grow or shrink the guest's disk.
 #include <CLI/CLI.hpp>
 
+#include "base/size.h"
 #include "tools/command.h"
 #include "tools/image_options.h"
-#include "tools/size.h"
 
 namespace platter {
 namespace {
@@ -46,12 +46,15 @@ class ResizeCommand : public Command {
     auto disk = TRY(image_.Open(path_, true, console));
     uint64_t old_size = disk->info().size;
     uint64_t size = TRY(NewSize(old_size));
+    if (size == 0) return Fail(Code::kOutOfRange, "the new size must be positive");
     if (size < old_size && !shrink_) {
       return Fail(Code::kRefused,
                   "'{}' would shrink from {} to {} bytes and lose its end: use "
                   "--shrink if you mean it",
                   Printable(path_, 4096), old_size, size);
     }
+    if (size < old_size && preallocation_ != Preallocation::kOff)
+      return Fail(Code::kUnsupported, "--preallocation is for growing images");
     Resizer* resizer = disk->resizer();
     if (!resizer)
       return Fail(Code::kUnsupported, "{} images cannot be resized", disk->info().format);
@@ -65,8 +68,9 @@ class ResizeCommand : public Command {
     bool grow = size_text_.starts_with('+'), shrink = size_text_.starts_with('-');
     uint64_t amount = TRY(ParseSize(std::string_view(size_text_).substr(grow || shrink ? 1 : 0)));
     if (!grow && !shrink) return amount;
-    if (shrink && amount > old_size)
-      return Fail(Code::kOutOfRange, "the disk has only {} bytes", old_size);
+    if (shrink && amount >= old_size)
+      return Fail(Code::kOutOfRange, "the new size must be positive: the disk has only {} bytes",
+                  old_size);
     uint64_t size = grow ? old_size + amount : old_size - amount;
     if (size > INT64_MAX) return Fail(Code::kOutOfRange, "the new size is over 8 EiB");
     return size;

@@ -49,6 +49,7 @@ std::vector<std::unique_ptr<Command>> AllCommands() {
   all.push_back(MakeMapCommand());
   all.push_back(MakeMeasureCommand());
   all.push_back(MakeResizeCommand());
+  all.push_back(MakeSnapshotCommand());
   all.push_back(MakeHashCommand());
   return all;
 }

@@ -9,9 +9,9 @@
 #include "cow/concat_layer.h"
 #include "cow/create.h"
 #include "formats/format.h"
+#include "formats/options.h"
 #include "tools/hash_disk.h"
 #include "tools/interrupt.h"
-#include "tools/size.h"
 #include "tools/stream.h"
 
 namespace platter {
@@ -87,7 +87,7 @@ class Converter {
   Result<> IntoNew(const std::string& path) {
     NewImageOptions create;
     create.format = o_.target_format;
-    create.create.size = source_ ? source_->info().size : 0;
+    create.create.size = RoundUp(source_ ? source_->info().size : 0, o_.size_multiple);
     create.create.options = o_.target_options;
     create.create.secret = o_.target_secret ? &*o_.target_secret : nullptr;
     create.create.reproducible = o_.reproducible;
@@ -95,7 +95,6 @@ class Converter {
     create.replace = o_.force;
     if (!o_.parent.empty())
       create.create.parent = Reference{Reference::kParent, o_.parent, o_.parent_format};
-    if (o_.copy.sparse == 0) create.create.options.try_emplace("preallocation", "full");
     std::vector<std::string> warnings;
     auto image = TRY(NewImage::Create(path, create, o_.source.MakeGate(), &warnings));
     for (const std::string& warning : warnings) console_.Warn(warning);
@@ -132,8 +131,13 @@ class Converter {
       ProgressDisplay display(console_, progress_, o_.progress);
       return ExportRaw(*source_, STDOUT_FILENO, o_.copy.threads, progress_);
     }
-    // The header comes first and names tables whose place and content are known
-    // last.
+    if (auto image = TRY(AsStream())) {
+      ProgressDisplay display(console_, progress_, o_.progress);
+      return ExportImage(*source_, *image, STDOUT_FILENO, o_.copy.sparse == 0, o_.copy.threads,
+                         progress_);
+    }
+    // The header comes first and names tables whose place and content are known last: the sizes of
+    // compressed units are not known before they are compressed.
     const char* directory = std::getenv("TMPDIR");
     std::string path = fmt::format("{}/platter-stdout-{}.{}", directory ? directory : "/var/tmp",
                                    getpid(), o_.target_format);
@@ -141,6 +145,22 @@ class Converter {
     Result<> copied = CopyFileTo(path, STDOUT_FILENO);
     unlink(path.c_str());
     return copied;
+  }
+
+  // The output as a stream, if it can be one: not where the copy itself decides what is stored how,
+  // or where it is to be read again.
+  Result<std::unique_ptr<ImageStream>> AsStream() {
+    const Format* format = TRY(FindFormat(o_.target_format));
+    const auto& options = o_.target_options;
+    bool plain = !o_.copy.compress && !o_.copy.salvage && o_.copy.bytes_per_second == 0 &&
+                 !o_.verify && o_.parent.empty() && !o_.target_secret &&
+                 !options.contains("size") && !options.contains("backing_file");
+    if (!format->stream || !plain) return nullptr;
+    CreateOptions create{.size = source_->info().size, .options = o_.target_options};
+    create.reproducible = o_.reproducible;
+    auto image = format->stream(create);
+    if (!image && image.error().code() == Code::kUnsupported) return nullptr;
+    return image;
   }
 
   Result<> Fill(Disk& disk) {
@@ -152,12 +172,22 @@ class Converter {
       ProgressDisplay display(console_, progress_, o_.progress);
       if (from_stdin()) {
         TRY_AS("standard input", ImportRaw(STDIN_FILENO, disk, o_.copy));
+        TRY(RoundSize(disk));
       } else {
         o_.copy.skip_parent = SharesParentWith(disk);
         TRY(Copy(*source_, disk, {0, source_->info().size}, o_.copy));
       }
     }
     return disk.Flush();
+  }
+
+  // The end of a stream is known when it is there.
+  Result<> RoundSize(Disk& disk) {
+    uint64_t size = RoundUp(disk.info().size, o_.size_multiple);
+    if (size == disk.info().size) return {};
+    Resizer* resizer = disk.resizer();
+    if (!resizer) return Fail(Code::kUnsupported, "{} cannot be resized", disk.info().format);
+    return resizer->Resize(size, Preallocation::kOff);
   }
 
   // With -B and a source that is an overlay of the very same parent, only what
@@ -220,7 +250,7 @@ int PrintFormatOptions(const std::string& name, Console& console) {
     return 1;
   }
   console.Print("Options of {}:\n", (*format)->name);
-  for (const OptionHelp& option : (*format)->create_options) {
+  for (const OptionHelp& option : ListCreateOptions(**format)) {
     console.Print("  {:<22} {}\n", option.name, option.help);
   }
   return 0;

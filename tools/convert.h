@@ -18,6 +18,7 @@ struct ConvertOptions {
   ImageOptions source;
   std::string target;  // path, or "-" for standard output
   std::string target_format = "raw";
+  uint64_t size_multiple = 1;  // bytes: the new image's size is rounded up to it
   std::map<std::string, std::string> target_options;
   std::string parent, parent_format;  // -B: the output is an overlay of it
   std::optional<Secret> target_secret;

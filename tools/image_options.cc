@@ -6,6 +6,8 @@
 #include <fstream>
 #include <iterator>
 
+#include "base/size.h"
+
 namespace platter {
 
 Result<Secret> ReadSecret(const std::string& where) {
@@ -91,6 +93,11 @@ void ImageOptions::Declare(CLI::App& app) {
       ->type_name("WHERE");
   app.add_option("--cache,-T", cache_, "none: bypass the page cache (O_DIRECT); default writeback")
       ->type_name("MODE");
+  app.add_flag("--unwrap", unwrap_,
+               "-f raw means what is in a compressed file or package, not the file's own bytes");
+  app.add_option("--unpack-limit", unpack_limit_,
+                 "Most bytes to unpack from a compressed file; default 64G, and 500 times its size")
+      ->type_name("SIZE");
   app.add_option("--source-option", option_lists_,
                  "Options of the format, e.g. raw: offset=1M,size=2G")
       ->type_name("NAME=VALUE")
@@ -116,6 +123,11 @@ Result<DiskOptions> ImageOptions::ToDiskOptions(bool writable) const {
   options.file.direct = TRY(WantsDirect(cache_));
   if (writable && force_share_) {
     return Fail(Code::kRefused, "--force-share is for reading; this command writes");
+  }
+  options.inside = unwrap_;
+  if (!unpack_limit_.empty()) {
+    options.unpack.most = TRY_AS("--unpack-limit", ParseSize(unpack_limit_));
+    options.unpack.given = true;
   }
   options.no_backing = no_backing;
   if (no_backing && !parent.empty()) {

@@ -51,9 +51,9 @@ class ImageOptions {
   bool quiet = false;  // no warnings
 
  private:
-  bool force_share_ = false, allow_external_ = false;
+  bool force_share_ = false, allow_external_ = false, unwrap_ = false;
   std::vector<std::string> trusted_, search_, option_lists_;
-  std::string secret_from_, cache_ = "writeback";
+  std::string secret_from_, cache_ = "writeback", unpack_limit_;
   mutable std::shared_ptr<const Secret> secret_;  // read once, at the first open
 };
 

@@ -7,7 +7,7 @@
 #include <ctime>
 
 #include "base/bytes.h"
-#include "tools/size.h"
+#include "base/size.h"
 
 namespace platter {
 namespace {
@@ -63,10 +63,12 @@ Json BitmapToJson(const BitmapInfo& bitmap) {
   return {{"flags", flags}, {"name", JsonText(bitmap.name)}, {"granularity", bitmap.granularity}};
 }
 
-std::string SnapshotLines(const std::vector<SnapshotInfo>& snapshots) {
+}  // namespace
+
+std::string SnapshotsToText(const std::vector<SnapshotInfo>& snapshots) {
   std::string text = "Snapshot list:\n";
-  text +=
-      fmt::format("{:<10}{:<17}{:>8}{:>20}{:>13}\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK");
+  constexpr std::string_view kColumns = "{:<10}{:<17}{:>8}{:>20}{:>13}{:>11}\n";
+  text += fmt::format(fmt::runtime(kColumns), "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
   for (const SnapshotInfo& snapshot : snapshots) {
     std::time_t when = static_cast<std::time_t>(snapshot.date_seconds);
     std::tm local{};
@@ -74,15 +76,21 @@ std::string SnapshotLines(const std::vector<SnapshotInfo>& snapshots) {
     char date[32];
     std::strftime(date, sizeof date, "%Y-%m-%d %H:%M:%S", &local);
     uint64_t milliseconds = snapshot.vm_clock_nanoseconds / 1'000'000;
-    text += fmt::format("{:<10}{:<17}{:>8}{:>20}  {:02}:{:02}:{:02}.{:03}\n",
-                        Printable(snapshot.id), Printable(snapshot.name),
-                        HumanSize(snapshot.vm_state_size), date, milliseconds / 3'600'000,
-                        milliseconds / 60'000 % 60, milliseconds / 1000 % 60, milliseconds % 1000);
+    std::string clock =
+        fmt::format("{:02}:{:02}:{:02}.{:03}", milliseconds / 3'600'000, milliseconds / 60'000 % 60,
+                    milliseconds / 1000 % 60, milliseconds % 1000);
+    text += fmt::format(fmt::runtime(kColumns), Printable(snapshot.id), Printable(snapshot.name),
+                        HumanSize(snapshot.vm_state_size), date, clock,
+                        snapshot.icount ? std::to_string(*snapshot.icount) : "");
   }
   return text;
 }
 
-}  // namespace
+Json SnapshotsToJson(const std::vector<SnapshotInfo>& snapshots) {
+  Json list = Json::array();
+  for (const SnapshotInfo& snapshot : snapshots) list.push_back(SnapshotToJson(snapshot));
+  return list;
+}
 
 Json FactsToJson(const Facts& facts) {
   Json json = Json::object();
@@ -123,11 +131,7 @@ Json InfoToJson(const Info& info, const std::string& path, uint64_t actual_size)
     json["backing-filename"] = JsonText(parent->name);
     if (!parent->format.empty()) json["backing-filename-format"] = JsonText(parent->format);
   }
-  if (!info.snapshots.empty()) {
-    json["snapshots"] = Json::array();
-    for (const SnapshotInfo& snapshot : info.snapshots)
-      json["snapshots"].push_back(SnapshotToJson(snapshot));
-  }
+  if (!info.snapshots.empty()) json["snapshots"] = SnapshotsToJson(info.snapshots);
   if (!info.facts.empty() || !info.bitmaps.empty()) {
     Json data = FactsToJson(info.facts);
     if (!info.bitmaps.empty()) {
@@ -135,6 +139,10 @@ Json InfoToJson(const Info& info, const std::string& path, uint64_t actual_size)
       for (const BitmapInfo& bitmap : info.bitmaps) data["bitmaps"].push_back(BitmapToJson(bitmap));
     }
     json["format-specific"] = {{"type", info.format}, {"data", data}};
+  }
+  if (!info.problems.empty()) {
+    json["problems"] = Json::array();
+    for (const std::string& problem : info.problems) json["problems"].push_back(JsonText(problem));
   }
   json["dirty-flag"] = info.dirty;
   json["references"] = Json::array();
@@ -163,7 +171,7 @@ std::string InfoToText(const Info& info, const std::string& path, uint64_t actua
     if (parent && !reference.format.empty())
       text += fmt::format("backing file format: {}\n", Printable(reference.format));
   }
-  if (!info.snapshots.empty()) text += SnapshotLines(info.snapshots);
+  if (!info.snapshots.empty()) text += SnapshotsToText(info.snapshots);
   if (!info.facts.empty()) text += "Format specific information:\n" + FactsToText(info.facts, 4);
   if (!info.bitmaps.empty()) {
     text += "    bitmaps:\n";

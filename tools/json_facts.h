@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include <string>
+#include <vector>
 
 #include "io/info.h"
 
@@ -14,6 +15,10 @@ nlohmann::ordered_json FactsToJson(const Facts& facts);
 
 // Facts as indented "name: value" lines, dashes in names shown as spaces.
 std::string FactsToText(const Facts& facts, unsigned indent);
+
+// Internal snapshots, as `info` and `snapshot -l` list them.
+nlohmann::ordered_json SnapshotsToJson(const std::vector<SnapshotInfo>& snapshots);
+std::string SnapshotsToText(const std::vector<SnapshotInfo>& snapshots);
 
 // One image of a chain. `path` as opened; `actual_size`: bytes of the file that
 // are allocated.

@@ -1,9 +1,11 @@
 #include "tools/manual.h"
 
 #include <CLI/CLI.hpp>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <fstream>
+#include <set>
 
 #include "formats/format.h"
 #include "tools/version.h"
@@ -105,7 +107,7 @@ std::string RootPage(std::span<const std::unique_ptr<Command>> commands) {
       ".SH ENVIRONMENT\n.TP\n.B PLATTER_TRUST\nSee above.\n.TP\n.B "
       "SOURCE_DATE_EPOCH\n"
       "The time that \\-\\-reproducible writes into images.\n.TP\n.B TMPDIR\n"
-      "Where streams that cannot be seeked are kept meanwhile; /var/tmp "
+      "Where streams that cannot be seeked, and what is unpacked, are kept meanwhile; /var/tmp "
       "without it.\n";
   page += ".SH SEE ALSO\n";
   for (const auto& command : commands) {
@@ -115,12 +117,29 @@ std::string RootPage(std::span<const std::unique_ptr<Command>> commands) {
   return page;
 }
 
+// The names in the registry, as words.
 std::string FormatNames() {
   std::string names;
   for (const Format* format : AllFormats()) {
-    names += fmt::format("{}{}", names.empty() ? "" : " ", format->name);
+    if (!names.empty()) names += ' ';
+    names += format->name;
   }
   return names;
+}
+
+bool TakesFormat(const CLI::Option& option) { return option.get_type_name() == "FMT"; }
+
+// "-f|--format|-F|...": every flag of a command that takes the name of a format.
+std::string FormatFlags(CLI::App& root, std::span<const std::unique_ptr<Command>> commands) {
+  std::set<std::string> flags;
+  for (const auto& command : commands) {
+    for (const CLI::Option* option : Flags(*root.get_subcommand(std::string(command->name())))) {
+      if (!TakesFormat(*option)) continue;
+      for (const std::string& name : option->get_snames()) flags.insert("-" + name);
+      for (const std::string& name : option->get_lnames()) flags.insert("--" + name);
+    }
+  }
+  return fmt::format("{}", fmt::join(flags, "|"));
 }
 
 std::string FlagWords(const CLI::App& app) {
@@ -180,7 +199,7 @@ std::string BashCompletion(CLI::App& root, std::span<const std::unique_ptr<Comma
       "    return\n"
       "  fi\n"
       "  case $previous in\n"
-      "    -f|-F|-O|--format|--target-format|--backing-format|--parent-format)\n"
+      "    {})\n"
       "      COMPREPLY=($(compgen -W '{}' -- \"$word\")); return ;;\n"
       "    --output) COMPREPLY=($(compgen -W 'human json' -- \"$word\")); "
       "return ;;\n"
@@ -190,7 +209,7 @@ std::string BashCompletion(CLI::App& root, std::span<const std::unique_ptr<Comma
       "\"$word\")); fi\n"
       "}}\n"
       "complete -o bashdefault -o default -F _platter platter\n",
-      names, FormatNames(), cases);
+      names, FormatFlags(root, commands), FormatNames(), cases);
 }
 
 std::string ZshCompletion(CLI::App& root, std::span<const std::unique_ptr<Command>> commands) {
@@ -209,7 +228,10 @@ std::string ZshCompletion(CLI::App& root, std::span<const std::unique_ptr<Comman
       auto line = [&](const std::string& flag) {
         text += fmt::format(
             "        '*{}[{}]{}' \\\n", flag, ZshQuote(option->get_description()),
-            TakesValue(*option) ? ":" + ZshQuote(option->get_type_name()) + ":_files" : "");
+            TakesValue(*option)
+                ? fmt::format(":{}:{}", ZshQuote(option->get_type_name()),
+                              TakesFormat(*option) ? "(" + FormatNames() + ")" : "_files")
+                : "");
       };
       for (const std::string& flag : option->get_snames()) line("-" + flag);
       for (const std::string& flag : option->get_lnames()) line("--" + flag);

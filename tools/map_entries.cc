@@ -2,7 +2,7 @@
 
 #include <array>
 
-#include "tools/size.h"
+#include "base/size.h"
 
 namespace platter {
 namespace {

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <fstream>
 
-#include "tools/size.h"
+#include "base/size.h"
 
 namespace platter {
 namespace {

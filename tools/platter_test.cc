@@ -5,44 +5,15 @@
 #include <filesystem>
 #include <fstream>
 
-#include "tests/interop/qemu.h"
-#include "tools/command.h"
+#include "formats/format.h"
+#include "tools/platter_testing.h"
 
 namespace platter {
 namespace {
 
 using nlohmann::json;
 using testing_support::MustRun;
-using testing_support::Shell;
 using testing_support::TempFolder;
-
-struct Ran {
-  int code;
-  std::string out, err;
-};
-
-Ran Platter(std::vector<std::string> args) {
-  StringConsole console;
-  int code = RunPlatter(args, console);
-  return {code, console.out, console.err};
-}
-
-class PlatterTest : public testing::Test {
- protected:
-  std::string File(const std::string& name) { return folder_.File(name); }
-
-  // A raw file with data, zeros and holes.
-  std::string RawSource() {
-    std::string path = File("source.raw");
-    MustRun("truncate -s 8M " + path +
-            " && qemu-io -f raw -c 'write -P 17 1M 300k' -c 'write -P 0 3M 64k' -c 'write -P 99 "
-            "5000k 4k' " +
-            path);
-    return path;
-  }
-
-  TempFolder folder_;
-};
 
 TEST_F(PlatterTest, ConvertGoesBothWaysAndQemuAgrees) {
   std::string raw = RawSource();
@@ -102,6 +73,31 @@ TEST_F(PlatterTest, InfoHasQemuImgsFields) {
     for (const auto& [key, value] : theirs.items())
       EXPECT_EQ(ours[key], value) << name << " " << key;
   }
+}
+
+TEST_F(PlatterTest, SnapshotsAreListedMadeAndDropped) {
+  std::string image = File("a.qcow2");
+  MustRun("qemu-img create -q -f qcow2 " + image + " 1M && qemu-io -c 'write -P 1 0 64k' " + image);
+  EXPECT_EQ(Platter({"snapshot", "-l", image}).out, "");
+  ASSERT_EQ(Platter({"snapshot", "-c", "one", image}).code, 0);
+  EXPECT_EQ(Platter({"snapshot", image}).out, MustRun("qemu-img snapshot -l " + image));
+  json list = json::parse(Platter({"snapshot", "-l", "--output", "json", image}).out);
+  EXPECT_EQ(list[0]["name"], "one");
+
+  MustRun("qemu-io -c 'write -P 2 0 64k' " + image);
+  ASSERT_EQ(Platter({"snapshot", "-a", "one", image}).code, 0);
+  MustRun("qemu-io -c 'read -P 1 0 64k' " + image + " | grep -vq failed");
+  ASSERT_EQ(Platter({"snapshot", "-d", "1", image}).code, 0);
+  EXPECT_EQ(Platter({"snapshot", "-l", image}).out, "");
+  MustRun("qemu-img check -q " + image);
+
+  Ran missing = Platter({"snapshot", "-a", "none", image});
+  EXPECT_EQ(missing.code, 1);
+  EXPECT_NE(missing.err.find("no such snapshot"), std::string::npos) << missing.err;
+  EXPECT_EQ(Platter({"snapshot", "-a", "x", "-d", "y", image}).code, 1);
+  MustRun("truncate -s 1M " + File("raw"));
+  EXPECT_NE(Platter({"snapshot", "-f", "raw", "-c", "x", File("raw")}).err.find("no snapshots"),
+            std::string::npos);
 }
 
 TEST_F(PlatterTest, MapAgreesWithQemuImg) {
@@ -249,7 +245,13 @@ TEST_F(PlatterTest, HelpAndManualsCoverEveryCommand) {
     EXPECT_NE(text.find(".SH EXAMPLES"), std::string::npos);
   }
   EXPECT_EQ(Platter({"generate", "bash", File("man")}).code, 0);
-  MustRun("bash -n " + File("man/platter"));
+  // What bash offers after -f: every format there is.
+  std::string offered = MustRun("bash -c 'source " + File("man/platter") +
+                                "; COMP_WORDS=(platter info -f \"\"); COMP_CWORD=3; _platter; "
+                                "echo \"${COMPREPLY[*]}\"'");
+  std::string formats;
+  for (const Format* format : AllFormats()) formats += std::string(format->name) + " ";
+  EXPECT_EQ(offered, formats.substr(0, formats.size() - 1) + "\n");
   EXPECT_EQ(Platter({"generate", "zsh", File("man")}).code, 0);
   EXPECT_EQ(Platter({"frobnicate"}).code, 1);
   EXPECT_EQ(Platter({"info", "--no-such-flag", "x"}).code, 1);

@@ -7,8 +7,8 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "base/size.h"
 #include "tools/interrupt.h"
-#include "tools/size.h"
 
 namespace platter {
 namespace {

@@ -70,6 +70,7 @@ class Scanner {
 
   // End of the zeros that start at `begin`; `begin` itself where there is data.
   uint64_t ZerosFrom(uint64_t begin) {
+    if (options_.zeros_are_data) return begin;
     uint64_t at = begin;
     Pin pin = layer_.Hold();
     while (at < size_) {
@@ -87,7 +88,7 @@ class Scanner {
   // of zeros.
   uint64_t DataFrom(uint64_t begin) {
     uint64_t limit = std::min(size_, begin + options_.chunk);
-    uint64_t at = begin;
+    uint64_t at = options_.zeros_are_data ? limit : begin;
     Pin pin = layer_.Hold();
     while (at < limit) {
       Result<size_t> count = layer_.Map(Range::FromTo(at, limit), extents_);

@@ -10,9 +10,10 @@
 namespace platter {
 
 struct ScanOptions {
-  unsigned threads = 0;      // 0: one for each processor
-  uint64_t align = 65536;    // chunks start at multiples of it
-  uint64_t chunk = 1 << 20;  // bytes of data in one chunk at most, a multiple of `align`
+  unsigned threads = 0;         // 0: one for each processor
+  uint64_t align = 65536;       // chunks start at multiples of it
+  uint64_t chunk = 1 << 20;     // bytes of data in one chunk at most, a multiple of `align`
+  bool zeros_are_data = false;  // holes and zeros are not told apart
   Progress* progress = nullptr;
 };
 

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdlib>
 
+#include "formats/unit_set.h"
 #include "io/buffer.h"
 #include "io/fd.h"
 #include "io/store.h"
@@ -125,6 +126,73 @@ Result<> ExportRaw(Layer& from, int fd, unsigned threads, Progress& progress) {
     auto buffer = std::make_shared<Buffer>(length);
     TRY(Read(from, chunk.range.offset, buffer->bytes()));
     return ScanFinish([fd, buffer] { return WriteAll(fd, buffer->bytes()); });
+  });
+}
+
+namespace {
+
+// The units of the disk that are not zeros.
+Result<UnitSet> FindUsed(Layer& from, const ScanOptions& options) {
+  UnitSet used;
+  TRY(Scan(from, options, [&](const ScanChunk& chunk) -> Result<ScanFinish> {
+    if (chunk.zero) return ScanFinish();
+    Buffer buffer(chunk.range.length);
+    TRY(Read(from, chunk.range.offset, buffer.bytes()));
+    std::vector<uint64_t> found;
+    for (uint64_t at = 0; at < chunk.range.length; at += options.align) {
+      uint64_t length = std::min(options.align, chunk.range.length - at);
+      if (IsZero(std::as_const(buffer).bytes().subspan(at, length))) continue;
+      found.push_back((chunk.range.offset + at) / options.align);
+    }
+    return ScanFinish([&used, found = std::move(found)]() -> Result<> {
+      for (uint64_t unit : found) used.Add({unit, 1});
+      return {};
+    });
+  }));
+  return used;
+}
+
+// One chunk's units that are in the set, as they follow one another in the image.
+Result<ScanFinish> PutUnits(Layer& from, const ScanChunk& chunk, const UnitSet& used, uint64_t unit,
+                            int fd) {
+  const Range units = chunk.range.Outward(unit);
+  auto buffer = std::make_shared<Buffer>(units.length);
+  size_t filled = 0;
+  for (Range rest{units.offset / unit, units.length / unit}; !rest.empty();) {
+    Range run = used.Next(rest.offset).Intersect(rest);
+    if (run.empty()) break;
+    Range guest = Range{run.offset * unit, run.length * unit};
+    Bytes into = buffer->bytes().subspan(filled, guest.length);
+    guest = guest.Intersect({0, from.info().size});
+    TRY(Read(from, guest.offset, into.first(guest.length)));
+    std::ranges::fill(into.subspan(guest.length), std::byte{0});
+    filled += into.size();
+    rest = Range::FromTo(run.end(), rest.end());
+  }
+  return ScanFinish([fd, buffer, filled] { return WriteAll(fd, buffer->bytes().first(filled)); });
+}
+
+}  // namespace
+
+Result<> ExportImage(Layer& from, ImageStream& image, int fd, bool zeros_too, unsigned threads,
+                     Progress& progress) {
+  const uint64_t unit = image.unit(), size = from.info().size;
+  ScanOptions options{.threads = threads,
+                      .align = unit,
+                      .chunk = RoundUp(kMiB, unit),
+                      .zeros_are_data = zeros_too,
+                      .progress = &progress};
+  UnitSet used;
+  if (zeros_too) {
+    used.Add({0, DivideUp(size, unit)});
+  } else {
+    used = TRY(FindUsed(from, options));
+  }
+  TRY(image.Head(used, [fd](ConstBytes bytes) { return WriteAll(fd, bytes); }));
+  return Scan(from, options, [&](const ScanChunk& chunk) -> Result<ScanFinish> {
+    // What is zeros by the map has not changed since it was looked at.
+    if (chunk.zero) return ScanFinish();
+    return PutUnits(from, chunk, used, unit, fd);
   });
 }
 

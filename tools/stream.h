@@ -1,15 +1,22 @@
-// Pipes: raw bytes from standard input into an image, and from an image to
-// standard output.
+// Pipes: raw bytes from standard input into an image, and from a disk to standard output, raw or
+// as an image that can be written front to back.
 #pragma once
 
 #include <string>
 
+#include "formats/format.h"
 #include "io/engine/engine.h"
 
 namespace platter {
 
 // Writes all guest bytes to `fd` in order, holes as zeros. Reading is parallel.
 Result<> ExportRaw(Layer& from, int fd, unsigned threads, Progress& progress);
+
+// Writes the image to `fd`. The disk is read twice, since what holds no more than zeros has to be
+// known before the first byte of data; `zeros_too`: everything is data, and is read once. Memory: a
+// few buffers for each thread, and one bit for each unit of what holds data.
+Result<> ExportImage(Layer& from, ImageStream& image, int fd, bool zeros_too, unsigned threads,
+                     Progress& progress);
 
 // Reads `fd` to its end into `to` from its first byte on, growing the disk as
 // needed and cutting it to what came. Returns the number of bytes. `to` offers

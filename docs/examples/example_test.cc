@@ -1,30 +1,18 @@
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
+
+#include "tests/interop/qemu.h"
 
 namespace {
 
 namespace fs = std::filesystem;
 
-struct Outcome {
-  int exit_code;
-  std::string output;
-};
-
-// Standard output and error of a shell command.
-Outcome Shell(const std::string& command) {
-  FILE* pipe = ::popen((command + " 2>&1").c_str(), "r");
-  std::string output;
-  char buffer[4096];
-  for (size_t n; (n = std::fread(buffer, 1, sizeof buffer, pipe)) > 0;) output.append(buffer, n);
-  int status = ::pclose(pipe);
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, output};
-}
+using platter::testing_support::MustRun;
+using platter::testing_support::Outcome;
+using platter::testing_support::Shell;
 
 class Examples : public testing::Test {
  protected:
@@ -52,10 +40,7 @@ TEST_F(Examples, CopyARangeOfAnyImage) {
   EXPECT_EQ(raw.exit_code, 0);
   EXPECT_TRUE(raw.output.ends_with("bytes")) << raw.output;
 
-  ASSERT_EQ(Shell("qemu-img convert -f raw -O qcow2 " + Path("base.img") + " " + Path("a.qcow2"))
-                .exit_code,
-            0)
-      << "apt-get install qemu-utils";
+  MustRun("qemu-img convert -f raw -O qcow2 " + Path("base.img") + " " + Path("a.qcow2"));
   EXPECT_EQ(Example("copy_range", Path("a.qcow2") + " 90000 4").output, "tail");
   EXPECT_EQ(Example("copy_range", Path("a.qcow2") + " 90000 900000").exit_code, 1);
   EXPECT_EQ(Example("copy_range", Path("none") + " 0 1").exit_code, 1);
@@ -68,7 +53,7 @@ TEST_F(Examples, CreateAnOverlay) {
   EXPECT_EQ(Example("copy_range", Path("over.qcow2") + " 0 30").output,
             "written to the overlayrst one.");
   EXPECT_EQ(Example("copy_range", Path("over.qcow2") + " 90000 4").output, "tail");
-  EXPECT_EQ(Shell("qemu-img check -q " + Path("over.qcow2")).exit_code, 0);
+  MustRun("qemu-img check -q " + Path("over.qcow2"));
   EXPECT_EQ(
       Shell("qemu-io -r -c 'read -P 119 0 1' " + Path("over.qcow2") + " | grep -q verification")
           .exit_code,

@@ -425,6 +425,21 @@ Result<uint64_t> Allocator::Refcount(uint64_t offset) {
   return refcounts_.Get(offset >> cluster_bits_);
 }
 
+Result<> Allocator::Share(Range host) {
+  const uint64_t end = DivideUp(host.end(), cluster_size_);
+  std::lock_guard lock(mutex_);
+  for (uint64_t at = host.offset >> cluster_bits_; at < end; ++at) {
+    uint64_t count = TRY(refcounts_.Get(at));
+    if (count == 0) return Fail(Code::kCorrupt, "the refcount of {:#x} is 0", Offset(at));
+    if (count == refcounts_.max()) {
+      return Fail(Code::kNoSpace, "the cluster at {:#x} is used {} times, more cannot be counted",
+                  Offset(at), count);
+    }
+    TRY(refcounts_.Fill({at, 1}, count + 1));
+  }
+  return {};
+}
+
 Refcounts::Batch Allocator::Take() {
   std::lock_guard lock(mutex_);
   return refcounts_.Take();

@@ -64,6 +64,9 @@ class Allocator {
   bool HasRetired() const;
 
   Result<uint64_t> Refcount(uint64_t offset);
+  // One reference more to each cluster that `host` (bytes) touches. kNoSpace where the refcounts
+  // are too narrow for it, kCorrupt where nobody counts the cluster; a part may have been counted.
+  Result<> Share(Range host);
 
   // What a Flush writes. After the table has moved and the header names its new place, TableMoved
   // retires the old one.

@@ -218,6 +218,7 @@ class Comparison {
     bool flags = FlagsAreWrong();
     if (suspects_.empty() && !flags) return;
     std::vector<uint64_t> clusters;
+    clusters.reserve(suspects_.size());
     for (const auto& [cluster, suspect] : suspects_) clusters.push_back(cluster);
     for (RefMap::Slot* slot : slots_) {
       auto at = std::lower_bound(clusters.begin(), clusters.end(), slot->first * kPage);

@@ -83,7 +83,7 @@ TEST_F(CheckTest, EncryptedImagesAndDataFilesAreClean) {
       "printf secret > {0} && qemu-img create -q -f qcow2 --object secret,id=s,file={0} "
       "-o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 {1} 1M",
       Path("key"), Path("a")));
-  ASSERT_EQ(made.status, 0) << made.text;
+  ASSERT_EQ(made.exit_code, 0) << made.output;
   EXPECT_EQ(StatusOf(Check("a")), 0) << Text(Check("a"));
   Make("b", "data_file=" + Path("b.data"), "1M", {"write 0 128k"});
   CheckReport report = Check("b");
@@ -210,7 +210,7 @@ TEST_F(CheckTest, RefcountStructuresAreRebuilt) {
     EXPECT_NE(StatusOf(report), 0);
     ExpectMended();
     Outcome write = Shell(fmt::format("qemu-io -c 'write -P 9 300k 300k' {}", Path("a")));
-    EXPECT_EQ(write.status, 0) << write.text;
+    EXPECT_EQ(write.exit_code, 0) << write.output;
     EXPECT_EQ(Judge("a").status, 0) << text;
   }
 }
@@ -227,7 +227,7 @@ TEST_F(CheckTest, Snapshots) {
   ASSERT_EQ(Shell(fmt::format("qemu-img snapshot -c one {0} && qemu-img snapshot -c two {0} && "
                               "qemu-io -c \"write 0 64k\" {0}",
                               Path("a")))
-                .status,
+                .exit_code,
             0);
   Patient whole = Load("a");
   Save("whole", whole);
@@ -260,7 +260,7 @@ TEST_F(CheckTest, Bitmaps) {
   Make("a", "", "1M", {"write -P 1 0 192k"});
   ASSERT_EQ(
       Shell(fmt::format("qemu-img bitmap --add {0} b0 && qemu-io -c 'write 0 64k' {0}", Path("a")))
-          .status,
+          .exit_code,
       0);
   ASSERT_EQ(StatusOf(Check("a")), 0) << Text(Check("a"));
   Patient whole = Load("a");

@@ -15,32 +15,25 @@
 
 #include "base/check.h"
 #include "formats/qcow2/qcow2_crypto.h"
+#include "formats/qcow2/qcow2_pieces.h"
 #include "formats/qcow2/qcow2_plan.h"
 
 namespace platter::qcow2 {
 namespace {
 
-constexpr uint64_t kPiece = kMiB;  // bytes written at once
-
 // Writes `part` of the store piece by piece: fill(offset in the part, zeroed bytes) makes each.
 template <class Fill>
 Result<> WritePart(Store& store, Range part, Fill fill) {
-  std::vector<std::byte> piece(std::min(part.length, kPiece));
-  for (uint64_t at = 0; at < part.length; at += kPiece) {
-    Bytes bytes = Bytes(piece).first(std::min(kPiece, part.length - at));
-    std::fill(bytes.begin(), bytes.end(), std::byte{0});
-    fill(at, bytes);
-    TRY(store.Write(part.offset + at, ConstBytes(bytes)));
-  }
-  return {};
+  return InPieces(
+      part.length,
+      [&](uint64_t at, ConstBytes bytes) { return store.Write(part.offset + at, bytes); }, fill);
 }
 
 // The first `count` entries of a table of 64-bit values; the rest of its last cluster stays zero.
 template <class Value>
 Result<> WriteTable(Store& store, Range table, uint64_t count, Value value) {
-  return WritePart(store, Range{table.offset, count * 8}, [&](uint64_t at, Bytes piece) {
-    for (uint64_t i = 0; i < piece.size() / 8; ++i) StoreAt(piece, i * 8, be64(value(at / 8 + i)));
-  });
+  return WritePart(store, Range{table.offset, count * 8},
+                   [&](uint64_t at, Bytes piece) { FillTable(at, piece, count, value); });
 }
 
 // Without the zeros that fill the cluster, in pages.
@@ -60,7 +53,9 @@ class Creation {
     TRY(MakeDataFile());
     std::vector<std::byte> luks = TRY(MakeLuksArea(options_, header_, plan_.luks));
     bool mapped = plan_.preallocation != Preallocation::kOff;
-    layout_ = TRY(LayOut(header_, luks.size(), mapped, mapped && !header_.has_data_file()));
+    const uint64_t guest = DivideUp(header_.size, header_.cluster_size());
+    layout_ = TRY(LayOut(header_, luks.size(), mapped ? DivideUp(guest, header_.l2_entries()) : 0,
+                         mapped && !header_.has_data_file() ? guest : 0));
     if (!luks.empty()) header_.crypto = Header::Crypto{layout_.luks.offset, luks.size()};
     header_.l1_offset = layout_.l1.empty() ? 0 : layout_.l1.offset;
     header_.refcount_table_offset = layout_.refcount_table.offset;
@@ -106,13 +101,10 @@ class Creation {
     uint64_t cluster_size = header_.cluster_size();
     TRY(WriteTable(store_, layout_.refcount_table, layout_.refcount_blocks.length / cluster_size,
                    [&](uint64_t i) { return layout_.refcount_blocks.offset + i * cluster_size; }));
-    uint32_t bits = header_.refcount_bits();
     uint64_t clusters = layout_.end / cluster_size;
-    Range counts{layout_.refcount_blocks.offset, DivideUp(clusters * bits, 8)};
+    Range counts{layout_.refcount_blocks.offset, DivideUp(clusters * header_.refcount_bits(), 8)};
     return WritePart(store_, counts, [&](uint64_t at, Bytes piece) {
-      uint64_t first = at * 8 / bits;
-      uint64_t count = std::min<uint64_t>(piece.size() * 8 / bits, clusters - first);
-      for (uint64_t i = 0; i < count; ++i) StoreRefcount(piece, header_.refcount_order, i, 1);
+      FillRefcounts(header_, at, piece, clusters);
     });
   }
 

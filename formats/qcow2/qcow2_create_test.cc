@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "formats/options.h"
 #include "formats/qcow2/qcow2_parse.h"
 #include "formats/qcow2/qcow2_plan.h"
 #include "formats/qcow2/qcow2_testing.h"
@@ -31,7 +32,8 @@ Error CreateError(uint64_t size, std::map<std::string, std::string> options,
   create.options = std::move(options);
   create.parent = std::move(parent);
   create.files = &files;
-  auto created = CreateQcow2(store, create);
+  Result<> created = TakeCommonOptions(create);
+  if (created) created = CreateQcow2(store, create);
   if (created.has_value()) return Error(Code::kIo, 0, "no error");
   return std::move(created.error());
 }
@@ -89,7 +91,7 @@ TEST_F(Qcow2Create, PreallocatedImagesAreAsLongAsMeasured) {
       std::string qemu = Shell(fmt::format("qemu-img measure --output json -O qcow2 --size {} -o "
                                            "preallocation=metadata{}",
                                            size, text))
-                             .text;
+                             .output;
       std::string wanted = fmt::format("\"fully-allocated\": {}\n", fs::file_size(Path("image")));
       EXPECT_NE(qemu.find(wanted), std::string::npos) << text << " " << size << "\n"
                                                       << wanted << qemu;
@@ -112,11 +114,11 @@ TEST_F(Qcow2Create, HugeDisksCostNoMoreThanTheirTables) {
 TEST_F(Qcow2Create, SizesAreRoundedUpToSectors) {
   ASSERT_NO_FATAL_FAILURE(Create("image", 1000, {}));
   EXPECT_NE(
-      Shell("qemu-img info --output json " + Path("image")).text.find("\"virtual-size\": 1024"),
+      Shell("qemu-img info --output json " + Path("image")).output.find("\"virtual-size\": 1024"),
       std::string::npos);
   ASSERT_NO_FATAL_FAILURE(Create("image", 0, {{"size", "1.5k"}}));
   EXPECT_NE(
-      Shell("qemu-img info --output json " + Path("image")).text.find("\"virtual-size\": 1536"),
+      Shell("qemu-img info --output json " + Path("image")).output.find("\"virtual-size\": 1536"),
       std::string::npos);
 }
 
@@ -127,18 +129,18 @@ TEST_F(Qcow2Create, QemuSeesTheOptions) {
                                   {"refcount_bits", "8"},
                                   {"extended_l2", "on"},
                                   {"cluster_size", "128k"}}));
-  std::string info = Shell("qemu-img info --output json " + Path("image")).text;
+  std::string info = Shell("qemu-img info --output json " + Path("image")).output;
   for (const char* part :
        {"\"compression-type\": \"zstd\"", "\"lazy-refcounts\": true", "\"refcount-bits\": 8",
         "\"extended-l2\": true", "\"cluster-size\": 131072", "\"compat\": \"1.1\""}) {
     EXPECT_NE(info.find(part), std::string::npos) << part << "\n" << info;
   }
   ASSERT_NO_FATAL_FAILURE(Create("image", kMiB, {{"compat", "v2"}}));
-  info = Shell("qemu-img info --output json " + Path("image")).text;
+  info = Shell("qemu-img info --output json " + Path("image")).output;
   EXPECT_NE(info.find("\"compat\": \"0.10\""), std::string::npos) << info;
   ASSERT_NO_FATAL_FAILURE(
       Create("image", kMiB, {{"backing_file", "some base"}, {"backing_fmt", "raw"}}));
-  info = Shell("qemu-img info --output json " + Path("image")).text;
+  info = Shell("qemu-img info --output json " + Path("image")).output;
   EXPECT_NE(info.find("\"backing-filename\": \"some base\""), std::string::npos) << info;
   EXPECT_NE(info.find("\"backing-filename-format\": \"raw\""), std::string::npos) << info;
 }
@@ -167,8 +169,8 @@ TEST_F(Qcow2Create, QemuWritesIntoThem) {
         "512' "
         "-c 'read -P 7 1000k 3M' -c 'read -P 0 0 1000k' " +
         Path("image"));
-    EXPECT_EQ(io.status, 0) << what << io.text;
-    EXPECT_EQ(io.text.find("failed"), std::string::npos) << what << io.text;
+    EXPECT_EQ(io.exit_code, 0) << what << io.output;
+    EXPECT_EQ(io.output.find("failed"), std::string::npos) << what << io.output;
     ExpectClean("image", what);
   }
 }
@@ -177,9 +179,9 @@ TEST_F(Qcow2Create, RawDataFileIsTheDisk) {
   ASSERT_NO_FATAL_FAILURE(
       Create("image", kMiB, {{"data_file", Path("data")}, {"data_file_raw", "on"}}));
   EXPECT_EQ(fs::file_size(Path("data")), kMiB);
-  ASSERT_EQ(Shell("qemu-io -f qcow2 -c 'write -P 7 300k 64k' " + Path("image")).status, 0);
+  ASSERT_EQ(Shell("qemu-io -f qcow2 -c 'write -P 7 300k 64k' " + Path("image")).exit_code, 0);
   Outcome compare = Shell("qemu-img compare -f qcow2 -F raw " + Path("image") + " " + Path("data"));
-  EXPECT_EQ(compare.status, 0) << compare.text;
+  EXPECT_EQ(compare.exit_code, 0) << compare.output;
 }
 
 TEST_F(Qcow2Create, FullIsReallyThere) {
@@ -192,7 +194,7 @@ TEST_F(Qcow2Create, FullIsReallyThere) {
 TEST_F(Qcow2Create, SubclustersOfAParentStayItsOwn) {
   ASSERT_EQ(Shell("qemu-img create -q -f raw " + Path("base") +
                   " 1M && qemu-io -f raw -c 'write -P 5 0 1M' " + Path("base"))
-                .status,
+                .exit_code,
             0);
   ASSERT_NO_FATAL_FAILURE(Create("image", kMiB,
                                  {{"backing_file", Path("base")},
@@ -200,7 +202,7 @@ TEST_F(Qcow2Create, SubclustersOfAParentStayItsOwn) {
                                   {"extended_l2", "on"},
                                   {"preallocation", "metadata"}}));
   Outcome io = Shell("qemu-io -f qcow2 -c 'read -P 5 0 1M' " + Path("image"));
-  EXPECT_EQ(io.text.find("failed"), std::string::npos) << io.text;
+  EXPECT_EQ(io.output.find("failed"), std::string::npos) << io.output;
   ExpectClean("image", "prealloc over a parent");
 }
 
@@ -222,7 +224,8 @@ TEST_F(Qcow2Create, OldContentsOfADeviceDoNotShow) {
       ASSERT_TRUE(file->Write(0, ConstBytes(device.Contents())).has_value());
       file.reset();  // and with it our lock
       Outcome io = Shell("qemu-io -f qcow2 -c 'read -P 0 0 2M' " + Path("image"));
-      EXPECT_EQ(io.text.find("failed"), std::string::npos) << compat << preallocation << io.text;
+      EXPECT_EQ(io.output.find("failed"), std::string::npos)
+          << compat << preallocation << io.output;
       ExpectClean("image", fmt::format("device, {} {}", compat, preallocation));
     }
   }
@@ -287,7 +290,7 @@ TEST(Qcow2CreateRefuses, WhatQemuRefuses) {
        "extended_l2"},
       {kMiB, {{"preallocation", "some"}}, Code::kUnsupported, "some"},
       {kMiB, {{"backing_fmt", "raw"}}, Code::kUnsupported, "backing_fmt needs"},
-      {kMiB, {{"backing_file", ""}}, Code::kUnsupported, "backing_file"},
+      {kMiB, {{"backing_file", ""}}, Code::kUnsupported, "parent is empty"},
       {129 * kGiB, {{"cluster_size", "512"}}, Code::kOutOfRange, "larger cluster_size"},
       {(uint64_t{1} << 63) - 1, {{"cluster_size", "2M"}}, Code::kOutOfRange, "too large"},
       {kMiB,

@@ -136,9 +136,8 @@ Result<> AddLuksFacts(const Header& header, Store& store, Info& info) {
   Luks1 luks = TRY_AS("LUKS header", ParseLuks1(first));
   Facts facts = LuksFacts(luks);
   facts.push_back({"slots", SlotFacts(luks)});
-  for (Fact& fact : info.facts) {
-    if (fact.name == "encrypt") fact.value = std::move(facts);
-  }
+  auto encrypt = std::ranges::find(info.facts, std::string_view("encrypt"), &Fact::name);
+  if (encrypt != info.facts.end()) encrypt->value = std::move(facts);
   return {};
 }
 

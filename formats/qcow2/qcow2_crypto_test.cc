@@ -81,10 +81,10 @@ TEST_F(Qcow2Crypto, ReadsWhatQemuWrote) {
         "encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,encrypt.ivgen-hash-alg=sha256,"
         "encrypt.hash-alg=sha1"}) {
     Outcome made = QemuCreate(options, "8M");
-    ASSERT_EQ(made.status, 0) << options << made.text;
+    ASSERT_EQ(made.exit_code, 0) << options << made.output;
     // The second cluster is written first, so that guest and host offsets differ.
     Outcome io = QemuIo("-c 'write -P 0x5a 3M 64k' -c 'write -P 0xa5 1M 64k'");
-    ASSERT_EQ(io.status, 0) << options << io.text;
+    ASSERT_EQ(io.exit_code, 0) << options << io.output;
     auto image = OpenFile("image");
     ExpectDecrypts(*image, *image, kMiB, std::byte{0xa5});
     ExpectDecrypts(*image, *image, 3 * kMiB, std::byte{0x5a});
@@ -94,9 +94,9 @@ TEST_F(Qcow2Crypto, ReadsWhatQemuWrote) {
 TEST_F(Qcow2Crypto, ReadsWhatQemuWroteToADataFile) {
   Outcome made =
       QemuCreate("encrypt.format=luks,encrypt.iter-time=10,data_file=" + Path("data"), "8M");
-  ASSERT_EQ(made.status, 0) << made.text;
+  ASSERT_EQ(made.exit_code, 0) << made.output;
   Outcome io = QemuIo("-c 'write -P 0xa5 1M 64k'");
-  ASSERT_EQ(io.status, 0) << io.text;
+  ASSERT_EQ(io.exit_code, 0) << io.output;
   auto image = OpenFile("image"), data = OpenFile("data");
   ExpectDecrypts(*image, *data, kMiB, std::byte{0xa5});
 }
@@ -105,9 +105,9 @@ TEST_F(Qcow2Crypto, LongPassphrasesOfAesAreCut) {
   std::string passphrase = "0123456789abcdefXYZ";
   ASSERT_EQ(Shell("qemu-img create -q -f qcow2 --object secret,id=s,data=" + passphrase +
                   " -o encrypt.format=aes,encrypt.key-secret=s " + Path("image") + " 1M")
-                .status,
+                .exit_code,
             0);
-  ASSERT_EQ(QemuIo("-c 'write -P 0x33 0 64k'", passphrase).status, 0);
+  ASSERT_EQ(QemuIo("-c 'write -P 0x33 0 64k'", passphrase).exit_code, 0);
   auto image = OpenFile("image");
   Header header = ReadHeader(*image);
   Secret cut{AsBytes(std::string_view(passphrase).substr(0, 16))};
@@ -139,13 +139,13 @@ TEST_F(Qcow2Crypto, QemuUsesWhatWeCreate) {
     Outcome io = QemuIo(
         "-c 'read -P 0 0 4M' -c 'write -P 7 100k 1M' -c 'read -P 7 100k 1M' -c 'read -P 0 0 100k' "
         "-c 'read -P 0 1200k 1M'");
-    EXPECT_EQ(io.status, 0) << options << io.text;
-    EXPECT_EQ(io.text.find("ailed"), std::string::npos) << options << io.text;
+    EXPECT_EQ(io.exit_code, 0) << options << io.output;
+    EXPECT_EQ(io.output.find("ailed"), std::string::npos) << options << io.output;
     Outcome check = Shell(
         "qemu-img check --object secret,id=s,data=corpus --image-opts "
         "driver=qcow2,encrypt.key-secret=s,file.filename=" +
         Path("image"));
-    EXPECT_EQ(check.status, 0) << options << check.text;
+    EXPECT_EQ(check.exit_code, 0) << options << check.output;
   }
 }
 
@@ -214,7 +214,7 @@ TEST_F(Qcow2Crypto, Facts) {
   ASSERT_NE(encrypt, nullptr);
   const auto& facts = std::get<Facts>(encrypt->value);
   image.reset();  // and with it our lock
-  std::string qemu = Shell("qemu-img info --output json " + Path("image")).text;
+  std::string qemu = Shell("qemu-img info --output json " + Path("image")).output;
   for (const char* name :
        {"format", "cipher-alg", "cipher-mode", "ivgen-alg", "hash-alg", "uuid"}) {
     const Fact* fact = Find(facts, name);

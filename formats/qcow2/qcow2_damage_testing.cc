@@ -81,7 +81,7 @@ void DamageTest::Make(const std::string& name, const std::string& options, const
     shell += " " + Path(name);
   }
   Outcome made = Shell(shell);
-  ASSERT_EQ(made.status, 0) << shell << "\n" << made.text;
+  ASSERT_EQ(made.exit_code, 0) << shell << "\n" << made.output;
 }
 
 Patient DamageTest::Load(const std::string& name) { return Patient(ReadFile(Path(name))); }
@@ -104,15 +104,15 @@ Verdict DamageTest::Judge(const std::string& name) {
   Outcome run =
       Shell(fmt::format("qemu-img check --output json -f qcow2 {} 2>/dev/null", Path(name)));
   Verdict verdict;
-  verdict.status = run.status;
-  verdict.leaks = Field(run.text, "leaks");
-  verdict.corruptions = Field(run.text, "corruptions");
-  verdict.errors = Field(run.text, "check-errors");
-  verdict.image_end = Field(run.text, "image-end-offset");
-  verdict.total = Field(run.text, "total-clusters");
-  verdict.allocated = Field(run.text, "allocated-clusters");
-  verdict.compressed = Field(run.text, "compressed-clusters");
-  verdict.fragmented = Field(run.text, "fragmented-clusters");
+  verdict.status = run.exit_code;
+  verdict.leaks = Field(run.output, "leaks");
+  verdict.corruptions = Field(run.output, "corruptions");
+  verdict.errors = Field(run.output, "check-errors");
+  verdict.image_end = Field(run.output, "image-end-offset");
+  verdict.total = Field(run.output, "total-clusters");
+  verdict.allocated = Field(run.output, "allocated-clusters");
+  verdict.compressed = Field(run.output, "compressed-clusters");
+  verdict.fragmented = Field(run.output, "fragmented-clusters");
   return verdict;
 }
 
@@ -120,7 +120,7 @@ std::string DamageTest::Content(const std::string& name) {
   return Shell(fmt::format("rm -f {1} && qemu-img convert -f qcow2 -O raw {0} {1} 2>/dev/null && "
                            "sha256sum < {1}",
                            Path(name), Path("content.raw")))
-      .text;
+      .output;
 }
 
 }  // namespace platter::qcow2

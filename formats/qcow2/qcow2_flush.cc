@@ -17,7 +17,7 @@ Result<> WritePieces(Store& file, std::string_view what, const std::vector<Piece
 }  // namespace
 
 Result<> Qcow2Layer::Flush() {
-  if (!writing_.load(std::memory_order_acquire)) return {};
+  if (!changing_.load(std::memory_order_acquire)) return {};
   std::lock_guard flush(flush_mutex_);
   return Named(FlushLocked());
 }

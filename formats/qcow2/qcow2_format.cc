@@ -7,6 +7,7 @@
 #include "formats/qcow2/qcow2_disk.h"
 #include "formats/qcow2/qcow2_layer.h"
 #include "formats/qcow2/qcow2_plan.h"
+#include "formats/qcow2/qcow2_stream.h"
 
 namespace platter {
 namespace {
@@ -29,6 +30,7 @@ constinit const Format kQcow2Format = {
     .create = qcow2::CreateQcow2,
     .check = qcow2::CheckQcow2,
     .measure = qcow2::MeasureQcow2,
+    .stream = qcow2::StreamQcow2,
 };
 
 }  // namespace platter

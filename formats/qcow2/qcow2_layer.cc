@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "formats/qcow2/qcow2_snapshots.h"
 
 namespace platter::qcow2 {
 
@@ -34,8 +35,10 @@ Qcow2Layer::Qcow2Layer(Parts parts)
 
 Qcow2Layer::~Qcow2Layer() { Close(); }
 
+Snapshotter* Qcow2Layer::snapshotter() { return snapshotter_.get(); }
+
 void Qcow2Layer::Close() {
-  if (!writing_) return;
+  if (!changing_) return;
   // The first flush frees what was retired, the second one writes those refcounts.
   for (int i = 0; i < 2; ++i) {
     if (!Flush().has_value()) return;
@@ -56,6 +59,7 @@ Result<> Qcow2Layer::PrepareToWrite() {
   TRY(AddMetadata());
   allocator_ = std::make_unique<Allocator>(*file_, format_, pins_, metadata_);
   TRY(allocator_->Open());
+  snapshotter_ = std::make_unique<Qcow2Snapshots>(*this);
   return metadata_.Seal(allocator_->file_size());
 }
 
@@ -105,16 +109,10 @@ Result<> Qcow2Layer::CheckWritable(Range want) {
 
 Result<> Qcow2Layer::BeginWriting() {
   if (writing_.load(std::memory_order_acquire)) return {};
+  TRY(BeginChange());
   std::lock_guard flush(flush_mutex_);
   if (writing_) return {};
-  Header header = header_;
-  header.autoclear &= kKnownAutoclear;
-  if (header.autoclear != header_.autoclear) {
-    TRY(WriteHeaderLocked(header));
-    TRY(file_->Sync());
-  }
-  TRY(MarkBitmapsInUse());
-  TRY(allocator_->CoverLastCluster());
+  TRY(MarkBitmapsInUse(/*all=*/false));  // the enabled ones will not know of our writes
   if (data_file_) {
     uint64_t size = TRY(data_file_->Size());
     if (size < info_.size) TRY(data_file_->Resize(info_.size));
@@ -124,20 +122,19 @@ Result<> Qcow2Layer::BeginWriting() {
   return {};
 }
 
-// The enabled bitmaps will not know of our writes.
-Result<> Qcow2Layer::MarkBitmapsInUse() {
-  bool changed = false;
-  uint64_t at = format_.bitmaps ? format_.bitmaps->directory_offset : 0;
-  for (const Bitmap& bitmap : bitmaps_) {
-    if (bitmap.info.enabled && !bitmap.info.in_use) {
-      be32 flags = bitmap.flags | kBitmapInUse;
-      TRY_AS("bitmap directory",
-             file_->Write(at + offsetof(DiskBitmapEntry, flags), AsBytes(flags)));
-      changed = true;
-    }
-    at += RoundUp(sizeof(DiskBitmapEntry) + bitmap.extra.size() + bitmap.info.name.size(), 8);
+// What comes before any write to the file.
+Result<> Qcow2Layer::BeginChange() {
+  if (changing_.load(std::memory_order_acquire)) return {};
+  std::lock_guard flush(flush_mutex_);
+  if (changing_) return {};
+  Header header = header_;
+  header.autoclear &= kKnownAutoclear;
+  if (header.autoclear != header_.autoclear) {
+    TRY(WriteHeaderLocked(header));
+    TRY(file_->Sync());
   }
-  if (changed) TRY(file_->Sync());
+  TRY(allocator_->CoverLastCluster());
+  changing_.store(true, std::memory_order_release);
   return {};
 }
 

@@ -49,7 +49,8 @@
 //
 // Until the first Reserve, Discard or Resize nothing is writable, whatever its entry says: that
 // call is the place where the image learns that it is being changed (BeginWriting): unknown
-// autoclear bits are cleared and enabled bitmaps marked as in use, which they stay, since we do not
+// autoclear bits are cleared (BeginChange, all that snapshots need) and enabled bitmaps marked as
+// in use, which they stay, since we do not
 // track changes in them. Disabled bitmaps say what they said. An image that was opened for writing
 // and never written stays as it was, byte by byte.
 //
@@ -77,9 +78,9 @@
 // After an error everything is dirty again and the next Flush tries it all; what was published
 // stays published in memory.
 //
-// Lazy refcounts are ignored when writing: the counts are always right, so the dirty bit is never
-// set. An image that has it is repaired when it is opened for writing. The corrupt bit refuses
-// writing.
+// Lazy refcounts are ignored when writing: the counts are always right, so the dirty bit is not
+// set but while snapshots are changed (qcow2_snapshots.h). An image that has it is repaired when it
+// is opened for writing. The corrupt bit refuses writing.
 //
 // Source: QEMU docs/interop/qcow2.rst.
 #pragma once
@@ -109,11 +110,14 @@ class ExtentList;
 
 namespace platter::qcow2 {
 
-// See Format::open. Refuses what we do not know by name. With options.writable an image with the
-// corrupt bit, or whose metadata overlaps, is kCorrupt; one with the dirty bit is repaired first.
+// See Format::open. Refuses what we do not know by name. Snapshots and bitmaps that are wrong are
+// left out and told in info().problems; where options.writable, they are an error. With
+// options.writable an image with the corrupt bit, or whose metadata overlaps, is kCorrupt; one with
+// the dirty bit is repaired first.
 Result<std::unique_ptr<Layer>> OpenQcow2(std::unique_ptr<Store> store, const OpenOptions& options);
 
 class Qcow2Reservation;
+class Qcow2Snapshots;
 
 class Qcow2Layer final : public Layer, public Resizer {
  public:
@@ -146,10 +150,13 @@ class Qcow2Layer final : public Layer, public Resizer {
   Result<Range> Discard(Range want, Kind leave) override;
   Result<> Flush() override;
   Resizer* resizer() override { return info_.writable ? this : nullptr; }
+  Snapshotter* snapshotter() override;
   Result<> Resize(uint64_t size, Preallocation preallocation) override;
+  Result<> GrowOver(Range hidden, uint64_t size, Preallocation preallocation) override;
 
  private:
   friend class Qcow2Reservation;
+  friend class Qcow2Snapshots;
 
   // Where the L2 entry of a guest offset is.
   struct Place {
@@ -168,6 +175,12 @@ class Qcow2Layer final : public Layer, public Resizer {
   struct Update {
     uint64_t index;  // in the slice
     L2Entry entry;
+  };
+  // What becomes of a bitmap's table when the disk changes its size.
+  struct BitmapChange {
+    uint64_t table_offset = 0;
+    std::vector<uint64_t> entries;
+    std::vector<Range> gone;  // host bytes that nothing names any more
   };
   // What a Flush writes, and puts back if it cannot.
   struct Batch {
@@ -192,8 +205,8 @@ class Qcow2Layer final : public Layer, public Resizer {
   }
   Result<> CheckInside(Range want) const;
   Result<> CheckWritable(Range want);
+  Result<> BeginChange();
   Result<> BeginWriting();
-  Result<> MarkBitmapsInUse();
   Result<> WriteHeaderLocked(const Header& header);
   Result<> AddMetadata();
   void Close();
@@ -253,9 +266,22 @@ class Qcow2Layer final : public Layer, public Resizer {
   Result<> WriteBatch(Batch& batch);
   Result<> WriteRefcounts(Batch& batch);
 
+  // qcow2_bitmaps.cc
+  uint64_t BitmapEntries(const Bitmap& bitmap, uint64_t size) const;
+  Result<> CheckBitmapsCanGrow(uint64_t size) const;
+  Result<std::vector<size_t>> MarkBitmapsInUse(bool all);
+  Result<> SetBitmapInUse(size_t index, bool in_use);
+  Result<> WriteBitmapField(const Bitmap& bitmap, uint64_t field, ConstBytes value);
+  Result<> ResizeBitmaps(const std::vector<size_t>& marked, uint64_t old_size);
+  Result<BitmapChange> PlanBitmapChange(const Bitmap& bitmap, uint64_t old_size);
+  Result<std::vector<uint64_t>> LoadBitmapTable(const Bitmap& bitmap);
+  Result<> CutBitmapCluster(uint64_t& entry, uint64_t first);
+  Result<> PlaceBitmapTable(size_t index, const BitmapChange& change);
+  Result<> FreeBitmapSpace(const std::vector<std::pair<size_t, BitmapChange>>& changes);
+
   // qcow2_resize.cc
-  Result<> ResizeTo(uint64_t size, Preallocation preallocation);
-  Result<> Grow(uint64_t size, Preallocation preallocation);
+  Result<> ResizeTo(uint64_t size, Preallocation preallocation, Range hidden);
+  Result<> Grow(uint64_t size, Preallocation preallocation, Range hidden);
   Result<> Shrink(uint64_t size);
   Result<> MoveL1(uint64_t entries);
   Result<> WriteSize(uint64_t size);
@@ -263,6 +289,8 @@ class Qcow2Layer final : public Layer, public Resizer {
   Result<> DropTable(uint64_t l1_index);
   Result<> DropInTable(uint64_t guest, uint64_t end);
   Result<> ZeroTail();
+  Result<> HideParent(Range guest);
+  Result<> HideSubclusters();
   Result<> CopyTail(uint64_t from, uint64_t to, uint64_t keep);
   Result<> Preallocate(Range guest, Preallocation preallocation);
   Result<Clusters> PreallocateHost(uint64_t guest, uint64_t count, Preallocation preallocation);
@@ -271,9 +299,9 @@ class Qcow2Layer final : public Layer, public Resizer {
   const std::unique_ptr<Cipher> cipher_;
   // As opened: geometry and features, which never change. Not its sizes and offsets.
   const Header format_;
-  const std::vector<Snapshot> snapshots_;
-  const std::vector<Bitmap> bitmaps_;
-  const std::string name_;  // "qcow2 'a.img'"
+  std::vector<Snapshot> snapshots_;  // changed by Qcow2Snapshots only, as info_.snapshots
+  std::vector<Bitmap> bitmaps_;      // their flags, and by Resize their tables, change
+  const std::string name_;           // "qcow2 'a.img'"
   const bool info_only_;
   const uint64_t slice_bytes_, slice_entries_;
   Info info_;  // its size changes by Resize only, which excludes everything else
@@ -284,10 +312,12 @@ class Qcow2Layer final : public Layer, public Resizer {
   Mutex flush_mutex_;                  // guards header_, durable_
   Header header_;                      // as it is on disk
   uint64_t durable_ = 0;               // number of the last flush that succeeded
+  std::atomic<bool> changing_{false};  // BeginChange is done
   std::atomic<bool> writing_{false};   // BeginWriting is done
   std::atomic<uint64_t> data_end_{0};  // bytes: end of the store of guest data, if nothing grows it
   MetadataMap metadata_;
-  std::unique_ptr<Allocator> allocator_;  // of a writable layer
+  std::unique_ptr<Allocator> allocator_;         // of a writable layer
+  std::unique_ptr<Qcow2Snapshots> snapshotter_;  // likewise
 
   Mutex map_mutex_;  // guards everything below
   EntryTable l1_;

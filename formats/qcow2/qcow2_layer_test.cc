@@ -49,14 +49,11 @@ class Qcow2LayerTest : public QemuTest {
     EXPECT_TRUE(layer) << layer.error().text();
     return layer ? std::move(*layer) : nullptr;
   }
-  void Qemu(const std::string& command) {
-    Outcome outcome = Shell("cd " + Path("") + " && " + command);
-    ASSERT_EQ(outcome.status, 0) << command << "\n" << outcome.text;
-  }
+  void Qemu(const std::string& command) { MustRun("cd " + Path("") + " && " + command); }
   // Hides QemuTest's: names of data files are relative to the image.
   void ExpectClean(const std::string& name, const std::string& what) {
     Outcome check = Shell("cd " + Path("") + " && qemu-img check " + name);
-    EXPECT_EQ(check.status, 0) << what << "\n" << check.text;
+    EXPECT_EQ(check.exit_code, 0) << what << "\n" << check.output;
   }
   Contents FileBytes(const std::string& name) {
     std::ifstream file(Path(name), std::ios::binary);

@@ -23,7 +23,7 @@ class Qcow2Measure : public QemuTest {
   void ExpectEqual(const std::string& qemu_command, const std::string& options, uint64_t size,
                    const std::vector<Range>& data) {
     Outcome qemu = Shell(qemu_command);
-    ASSERT_EQ(qemu.status, 0) << qemu_command << "\n" << qemu.text;
+    ASSERT_EQ(qemu.exit_code, 0) << qemu_command << "\n" << qemu.output;
     CreateOptions create;
     create.size = size;
     create.options = OptionsOf(options);
@@ -31,9 +31,10 @@ class Qcow2Measure : public QemuTest {
     for (const Range& range : data) allocated += range.length;
     auto measured = MeasureQcow2(create, allocated, data);
     ASSERT_TRUE(measured.has_value()) << measured.error().text();
-    EXPECT_EQ(measured->required, NumberAfter(qemu.text, "required"))
+    EXPECT_EQ(measured->required, NumberAfter(qemu.output, "required"))
         << qemu_command << " " << options;
-    EXPECT_EQ(measured->fully_allocated, NumberAfter(qemu.text, "fully-allocated")) << qemu_command;
+    EXPECT_EQ(measured->fully_allocated, NumberAfter(qemu.output, "fully-allocated"))
+        << qemu_command;
   }
   void ExpectEqual(const std::string& options, uint64_t size) {
     ExpectEqual(fmt::format("qemu-img measure -O qcow2 --output json --size {}{}{}", size,

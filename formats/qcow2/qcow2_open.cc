@@ -2,6 +2,8 @@
 // image with the dirty bit.
 #include <algorithm>
 #include <array>
+#include <iterator>
+#include <span>
 #include <utility>
 
 #include "formats/qcow2/qcow2_check.h"
@@ -11,6 +13,8 @@
 
 namespace platter::qcow2 {
 namespace {
+
+constexpr size_t kMostProblems = 10;  // that are told of one image
 
 Result<Header> ReadHeader(Store& file) {
   uint64_t size = TRY(file.Size());
@@ -24,7 +28,8 @@ Result<Header> ReadHeader(Store& file) {
 }
 
 // The snapshot table does not say how long it is: more of the file is read until it is whole.
-Result<std::vector<Snapshot>> ReadSnapshots(Store& file, const Header& header) {
+Result<std::vector<Snapshot>> ReadSnapshots(Store& file, const Header& header,
+                                            std::vector<Error>& bad) {
   if (header.snapshot_count == 0) return std::vector<Snapshot>();
   uint64_t end = TRY(file.Size());
   if (header.snapshots_offset >= end) {
@@ -36,12 +41,14 @@ Result<std::vector<Snapshot>> ReadSnapshots(Store& file, const Header& header) {
        length = std::min(most, length * 4)) {
     std::vector<std::byte> table(length);
     TRY_AS("snapshot table", file.Read(header.snapshots_offset, Bytes(table)));
-    auto snapshots = ParseSnapshots(header, table, nullptr);
+    bad.clear();
+    auto snapshots = ParseSnapshots(header, table, nullptr, &bad);
     if (snapshots.has_value() || length == most) return snapshots;
   }
 }
 
-Result<std::vector<Bitmap>> ReadBitmaps(Store& file, const Header& header) {
+Result<std::vector<Bitmap>> ReadBitmaps(Store& file, const Header& header,
+                                        std::vector<Error>& bad) {
   if (!header.bitmaps) return std::vector<Bitmap>();
   uint64_t end = TRY(file.Size());
   Range place{header.bitmaps->directory_offset, header.bitmaps->directory_size};
@@ -52,7 +59,31 @@ Result<std::vector<Bitmap>> ReadBitmaps(Store& file, const Header& header) {
   }
   std::vector<std::byte> directory(place.length);
   TRY_AS("bitmap directory", file.Read(place.offset, Bytes(directory)));
-  return ParseBitmaps(header, directory);
+  return ParseBitmaps(header, directory, &bad);
+}
+
+// Snapshots and bitmaps. The disk can be read without them, so for a reader what is wrong of them
+// is left out and told. A writer has to know everything that is in use: an error.
+Result<> ReadBeside(Qcow2Layer::Parts& parts, bool writable, std::vector<std::string>& problems) {
+  std::vector<Error> bad, bad_bitmaps;
+  auto take = [&](auto read, auto& into) {
+    if (read) {
+      into = std::move(*read);
+    } else {
+      bad.push_back(std::move(read.error()));
+    }
+  };
+  take(ReadSnapshots(*parts.file, parts.header, bad), parts.snapshots);
+  take(ReadBitmaps(*parts.file, parts.header, bad_bitmaps), parts.bitmaps);
+  std::ranges::move(bad_bitmaps, std::back_inserter(bad));
+  if (writable && !bad.empty()) return std::unexpected(std::move(bad.front()));
+  for (const Error& error : std::span(bad).first(std::min(bad.size(), kMostProblems))) {
+    problems.push_back(error.text());
+  }
+  if (bad.size() > kMostProblems) {
+    problems.push_back(fmt::format("{} more of this kind", bad.size() - kMostProblems));
+  }
+  return {};
 }
 
 Result<const Snapshot*> FindSnapshot(const std::vector<Snapshot>& snapshots,
@@ -114,13 +145,14 @@ Result<std::unique_ptr<Layer>> Open(std::unique_ptr<Store> file, const OpenOptio
       parts.header = TRY(ReadHeader(*file));
     }
   }
-  parts.snapshots = TRY(ReadSnapshots(*file, parts.header));
-  parts.bitmaps = TRY(ReadBitmaps(*file, parts.header));
+  parts.file = std::move(file);
+  std::vector<std::string> problems;
+  TRY(ReadBeside(parts, options.writable, problems));
   parts.info = TRY(MakeInfo(parts.header, parts.snapshots, parts.bitmaps));
+  parts.info.problems = std::move(problems);
   parts.info.writable = options.writable;
   parts.info_only = options.info_only;
-  TRY(AddLuksFacts(parts.header, *file, parts.info));
-  parts.file = std::move(file);
+  TRY(AddLuksFacts(parts.header, *parts.file, parts.info));
   if (!options.info_only) TRY(OpenData(parts, options));
   auto layer = std::make_unique<Qcow2Layer>(std::move(parts));
   if (options.writable && !options.info_only) TRY(layer->PrepareToWrite());

@@ -202,40 +202,91 @@ std::unexpected<Error> CutShort(std::string_view table, size_t index) {
   return Fail(Code::kCorrupt, "{}: ends inside entry {}", table, index);
 }
 
+// Passes over what is wrong with an entry where the caller wants to hear of it.
+Result<> Report(Error error, std::vector<Error>* bad) {
+  if (!bad) return std::unexpected(std::move(error));
+  bad->push_back(std::move(error));
+  return {};
+}
+
+// The next entry, nothing if the table ends inside it.
+std::optional<Snapshot> NextSnapshot(const Header& header, Cursor& cursor) {
+  cursor.Align();
+  auto disk = cursor.Load<DiskSnapshot>();
+  if (!disk) return std::nullopt;
+  auto extra = cursor.Take(disk->extra_size);
+  if (!extra) return std::nullopt;
+  auto id = cursor.Take(disk->id_length);
+  if (!id) return std::nullopt;
+  auto name = cursor.Take(disk->name_length);
+  if (!name) return std::nullopt;
+
+  Snapshot snapshot;
+  snapshot.l1_offset = disk->l1_table_offset;
+  snapshot.l1_size = disk->l1_size;
+  snapshot.extra.assign(extra->begin(), extra->end());
+  snapshot.info.id = std::string(AsText(*id));
+  snapshot.info.name = std::string(AsText(*name));
+  snapshot.info.date_seconds = disk->date_seconds;
+  snapshot.info.date_nanoseconds = disk->date_nanoseconds;
+  snapshot.info.vm_clock_nanoseconds = disk->vm_clock_nanoseconds;
+  ParseSnapshotExtra(header, *disk, *extra, snapshot);
+  return snapshot;
+}
+
 }  // namespace
 
 Result<std::vector<Snapshot>> ParseSnapshots(const Header& header, ConstBytes table,
-                                             uint64_t* bytes_used) {
+                                             uint64_t* bytes_used, std::vector<Error>* bad) {
   if (table.size() > kMaxSnapshotTableBytes) table = table.first(kMaxSnapshotTableBytes);
   Cursor cursor(table);
   std::vector<Snapshot> snapshots;
   for (uint32_t i = 0; i < header.snapshot_count; ++i) {
-    cursor.Align();
-    auto disk = cursor.Load<DiskSnapshot>();
-    if (!disk) return CutShort("snapshot table", i);
-    auto extra = cursor.Take(disk->extra_size);
-    if (!extra) return CutShort("snapshot table", i);
-    auto id = cursor.Take(disk->id_length);
-    if (!id) return CutShort("snapshot table", i);
-    auto name = cursor.Take(disk->name_length);
-    if (!name) return CutShort("snapshot table", i);
-
-    Snapshot snapshot;
-    snapshot.l1_offset = disk->l1_table_offset;
-    snapshot.l1_size = disk->l1_size;
-    snapshot.extra.assign(extra->begin(), extra->end());
-    snapshot.info.id = std::string(AsText(*id));
-    snapshot.info.name = std::string(AsText(*name));
-    snapshot.info.date_seconds = disk->date_seconds;
-    snapshot.info.date_nanoseconds = disk->date_nanoseconds;
-    snapshot.info.vm_clock_nanoseconds = disk->vm_clock_nanoseconds;
-    ParseSnapshotExtra(header, *disk, *extra, snapshot);
-    TRY_AS(fmt::format("snapshot {} ('{}')", i, Printable(snapshot.info.name)),
-           CheckSnapshot(header, snapshot));
-    snapshots.push_back(std::move(snapshot));
+    auto snapshot = NextSnapshot(header, cursor);
+    if (!snapshot) return CutShort("snapshot table", i);
+    Result<> checked =
+        CheckSnapshot(header, *snapshot)
+            .WithPrefix(fmt::format("snapshot {} ('{}')", i, Printable(snapshot->info.name)));
+    if (!checked) {
+      TRY(Report(std::move(checked.error()), bad));
+    } else {
+      snapshots.push_back(std::move(*snapshot));
+    }
   }
   if (bytes_used != nullptr) *bytes_used = RoundUp(cursor.at(), 8);
   return snapshots;
+}
+
+std::vector<std::byte> BuildSnapshots(const std::vector<Snapshot>& snapshots) {
+  std::vector<std::byte> table;
+  auto put = [&](ConstBytes bytes) { table.insert(table.end(), bytes.begin(), bytes.end()); };
+  for (const Snapshot& snapshot : snapshots) {
+    const SnapshotInfo& info = snapshot.info;
+    DiskSnapshot disk{};
+    disk.l1_table_offset = snapshot.l1_offset;
+    disk.l1_size = snapshot.l1_size;
+    disk.id_length = static_cast<uint16_t>(info.id.size());
+    disk.name_length = static_cast<uint16_t>(info.name.size());
+    disk.date_seconds = static_cast<uint32_t>(info.date_seconds);
+    disk.date_nanoseconds = info.date_nanoseconds;
+    disk.vm_clock_nanoseconds = info.vm_clock_nanoseconds;
+    disk.vm_state_size = static_cast<uint32_t>(std::min<uint64_t>(info.vm_state_size, UINT32_MAX));
+    disk.extra_size = static_cast<uint32_t>(snapshot.extra.size());
+    put(AsBytes(disk));
+    put(snapshot.extra);
+    put(AsBytes(std::string_view(info.id)));
+    put(AsBytes(std::string_view(info.name)));
+    table.resize(RoundUp(table.size(), 8));
+  }
+  return table;
+}
+
+std::vector<std::byte> SnapshotExtra(uint64_t disk_size) {
+  DiskSnapshotExtra extra{};
+  extra.disk_size = disk_size;
+  extra.icount = UINT64_MAX;  // not recorded
+  ConstBytes bytes = AsBytes(extra);
+  return {bytes.begin(), bytes.end()};
 }
 
 namespace {
@@ -273,9 +324,44 @@ Result<> CheckBitmap(const Header& header, const DiskBitmapEntry& disk) {
   return {};
 }
 
+// The next entry; an error of the table if it ends inside, of the entry if that is wrong.
+struct NextBitmap {
+  bool whole = false;
+  Result<> checked = {};
+  Bitmap bitmap;
+};
+NextBitmap LoadBitmap(const Header& header, Cursor& cursor, uint32_t index) {
+  NextBitmap next;
+  cursor.Align();
+  auto disk = cursor.Load<DiskBitmapEntry>();
+  if (!disk) return next;
+  next.bitmap.at = cursor.at() - sizeof(DiskBitmapEntry);
+  auto extra = cursor.Take(disk->extra_length);
+  if (!extra) return next;
+  auto name = cursor.Take(disk->name_length);
+  if (!name) return next;
+  next.whole = true;
+  Bitmap& bitmap = next.bitmap;
+  bitmap.info.name = std::string(AsText(*name));
+  next.checked =
+      CheckBitmap(header, *disk)
+          .WithPrefix(fmt::format("bitmap {} ('{}')", index, Printable(bitmap.info.name)));
+  if (!next.checked) return next;
+  bitmap.info.granularity = uint64_t{1} << disk->granularity_bits;
+  bitmap.info.in_use = disk->flags & kBitmapInUse;
+  bitmap.info.enabled = disk->flags & kBitmapAuto;
+  bitmap.table_offset = disk->table_offset;
+  bitmap.table_size = disk->table_size;
+  bitmap.flags = disk->flags;
+  bitmap.granularity_bits = disk->granularity_bits;
+  bitmap.extra.assign(extra->begin(), extra->end());
+  return next;
+}
+
 }  // namespace
 
-Result<std::vector<Bitmap>> ParseBitmaps(const Header& header, ConstBytes directory) {
+Result<std::vector<Bitmap>> ParseBitmaps(const Header& header, ConstBytes directory,
+                                         std::vector<Error>* bad) {
   std::vector<Bitmap> bitmaps;
   if (!header.bitmaps) return bitmaps;
   if (directory.size() < header.bitmaps->directory_size) {
@@ -285,30 +371,17 @@ Result<std::vector<Bitmap>> ParseBitmaps(const Header& header, ConstBytes direct
   Cursor cursor(directory.first(header.bitmaps->directory_size));
   std::unordered_set<std::string> names;
   for (uint32_t i = 0; i < header.bitmaps->count; ++i) {
-    cursor.Align();
-    auto disk = cursor.Load<DiskBitmapEntry>();
-    if (!disk) return CutShort("bitmap directory", i);
-    auto extra = cursor.Take(disk->extra_length);
-    if (!extra) return CutShort("bitmap directory", i);
-    auto name = cursor.Take(disk->name_length);
-    if (!name) return CutShort("bitmap directory", i);
-
-    Bitmap bitmap;
-    bitmap.info.name = std::string(AsText(*name));
-    std::string what = fmt::format("bitmap {} ('{}')", i, Printable(bitmap.info.name));
-    TRY_AS(what, CheckBitmap(header, *disk));
-    if (!names.insert(bitmap.info.name).second) {
-      return Fail(Code::kCorrupt, "{}: an earlier one has the same name", what);
+    NextBitmap next = LoadBitmap(header, cursor, i);
+    if (!next.whole) return CutShort("bitmap directory", i);
+    if (next.checked && !names.insert(next.bitmap.info.name).second) {
+      next.checked = Fail(Code::kCorrupt, "bitmap {} ('{}'): an earlier one has the same name", i,
+                          Printable(next.bitmap.info.name));
     }
-    bitmap.info.granularity = uint64_t{1} << disk->granularity_bits;
-    bitmap.info.in_use = disk->flags & kBitmapInUse;
-    bitmap.info.enabled = disk->flags & kBitmapAuto;
-    bitmap.table_offset = disk->table_offset;
-    bitmap.table_size = disk->table_size;
-    bitmap.flags = disk->flags;
-    bitmap.granularity_bits = disk->granularity_bits;
-    bitmap.extra.assign(extra->begin(), extra->end());
-    bitmaps.push_back(std::move(bitmap));
+    if (!next.checked) {
+      TRY(Report(std::move(next.checked.error()), bad));
+    } else {
+      bitmaps.push_back(std::move(next.bitmap));
+    }
   }
   cursor.Align();
   if (cursor.at() != header.bitmaps->directory_size) {

@@ -161,12 +161,19 @@ struct Snapshot {
   std::vector<std::byte> extra;  // as on disk, kept on rewrite
 };
 // `table` starts at snapshots_offset and may be longer than the table. kCorrupt if it ends early.
-// `bytes_used` (may be null) gets the table's length.
+// `bytes_used` (may be null) gets the table's length. An entry that is whole but names what cannot
+// be is an error too, or with `bad` left out and told there.
 Result<std::vector<Snapshot>> ParseSnapshots(const Header& header, ConstBytes table,
-                                             uint64_t* bytes_used);
+                                             uint64_t* bytes_used,
+                                             std::vector<Error>* bad = nullptr);
+// The table that ParseSnapshots reads as `snapshots`.
+std::vector<std::byte> BuildSnapshots(const std::vector<Snapshot>& snapshots);
+// The extra data of a new snapshot in an image of version 3, without VM state.
+std::vector<std::byte> SnapshotExtra(uint64_t disk_size);
 
 struct Bitmap {
   BitmapInfo info;
+  uint64_t at = 0;  // bytes from the start of the directory: of its entry
   uint64_t table_offset = 0;
   uint32_t table_size = 0;  // entries
   uint32_t flags = 0;
@@ -175,8 +182,9 @@ struct Bitmap {
 };
 // `directory` starts at directory_offset and has at least directory_size bytes. kCorrupt also where
 // a bitmap that is not in use is too small for the disk; kUnsupported for types and granularities
-// that are not ours. Empty without header.bitmaps.
-Result<std::vector<Bitmap>> ParseBitmaps(const Header& header, ConstBytes directory);
+// that are not ours. Empty without header.bitmaps. `bad` as for ParseSnapshots.
+Result<std::vector<Bitmap>> ParseBitmaps(const Header& header, ConstBytes directory,
+                                         std::vector<Error>* bad = nullptr);
 
 // Refcount `index` of a block, any width from 1 to 64 bits ("Host cluster management").
 uint64_t LoadRefcount(ConstBytes block, uint32_t order, uint64_t index);

@@ -12,7 +12,7 @@ namespace platter::qcow2 {
 namespace {
 
 Result<> PlanSize(const CreateOptions& options, Header& header) {
-  uint64_t size = TRY(SizeOption(options.options, "size")).value_or(options.size);
+  const uint64_t size = options.size;
   constexpr uint64_t kSectorSize = 512;
   uint64_t cluster_size = TRY(SizeOption(options.options, "cluster_size")).value_or(65536);
   if (!std::has_single_bit(cluster_size) || cluster_size >> kMinClusterBits == 0 ||
@@ -81,26 +81,16 @@ Result<> PlanFeatures(const OptionMap& options, Header& header) {
 }
 
 Result<> PlanParent(const CreateOptions& options, Header& header) {
-  auto name = FindOption(options.options, "backing_file");
-  auto format = FindOption(options.options, "backing_fmt");
-  if (options.parent && (name || format)) {
-    return Fail(Code::kUnsupported, "backing_file and backing_fmt: the parent is named already");
+  if (!options.parent) return {};
+  if (options.parent->name.empty()) {
+    return Fail(Code::kUnsupported, "the name of the parent is empty");
   }
-  if (options.parent) {
-    name = options.parent->name;
-    format = options.parent->format;
-  }
-  if (!name) {
-    if (format) return Fail(Code::kUnsupported, "backing_fmt needs backing_file");
-    return {};
-  }
-  if (name->empty()) return Fail(Code::kUnsupported, "backing_file: the name is empty");
   if (header.data_file_raw()) {
     return Fail(Code::kUnsupported, "data_file_raw cannot be used together with a backing file");
   }
   header.has_backing = true;
-  header.backing_name = std::string(*name);
-  header.backing_format = std::string(format.value_or(""));
+  header.backing_name = options.parent->name;
+  header.backing_format = options.parent->format;
   return {};
 }
 
@@ -154,14 +144,12 @@ RefcountClusters RefcountClustersFor(const Header& header, uint64_t others) {
   }
 }
 
-Result<ImageLayout> LayOut(const Header& header, uint64_t luks_bytes, bool mapped, bool data) {
-  CHECK(!data || mapped);
+Result<ImageLayout> LayOut(const Header& header, uint64_t luks_bytes, uint64_t l2_tables,
+                           uint64_t data) {
   const uint64_t cluster_size = header.cluster_size();
-  uint64_t guest = DivideUp(header.size, cluster_size);
   uint64_t luks = DivideUp(luks_bytes, cluster_size);
   uint64_t l1 = DivideUp(header.l1_entries_for(header.size) * 8, cluster_size);
-  uint64_t l2 = mapped ? DivideUp(guest, header.l2_entries()) : 0;
-  uint64_t others = 1 + luks + l1 + l2 + (data ? guest : 0);
+  uint64_t others = 1 + luks + l1 + l2_tables + data;
   RefcountClusters refcounts = RefcountClustersFor(header, others);
   uint64_t total = others + refcounts.table + refcounts.blocks;
   if (refcounts.table > kMaxRefcountTableBytes / cluster_size ||
@@ -184,8 +172,8 @@ Result<ImageLayout> LayOut(const Header& header, uint64_t luks_bytes, bool mappe
   layout.refcount_blocks = place(refcounts.blocks);
   layout.luks = place(luks);
   layout.l1 = place(l1);
-  layout.l2 = place(l2);
-  layout.data = place(data ? guest : 0);
+  layout.l2 = place(l2_tables);
+  layout.data = place(data);
   return layout;
 }
 

@@ -20,10 +20,8 @@ struct ImagePlan {
   std::optional<LuksOptions> luks;
 };
 
-// The options of `-o help`: qemu-img's names.
+// qemu-img's names.
 inline constexpr OptionHelp kCreateOptions[] = {
-    {"backing_file", "name of the parent image"},
-    {"backing_fmt", "format of the parent image"},
     {"cluster_size", "allocation unit: a power of two from 512 to 2M (65536)"},
     {"compat", "version: 0.10 (or v2), 1.1 (or v3) (1.1)"},
     {"compression_type", "of compressed clusters: zlib (or deflate), zstd (zlib)"},
@@ -42,7 +40,6 @@ inline constexpr OptionHelp kCreateOptions[] = {
     {"lazy_refcounts", "postpone refcount updates: on, off (off)"},
     {"preallocation", "off, metadata, falloc, full (off)"},
     {"refcount_bits", "width of a reference count: 1, 2, 4, 8, 16, 32, 64 (16)"},
-    {"size", "size of the disk"},
 };
 
 // kUnsupported for names, values and combinations that qcow2 does not have, kOutOfRange for sizes
@@ -62,9 +59,9 @@ struct ImageLayout {
   uint64_t end = 0;
 };
 
-// `luks_bytes`: of the LUKS header, 0 for none. `mapped`: all guest clusters have L2 entries.
-// `data`: and have their place in this file. kOutOfRange where the file would be larger than the
-// format can count.
-Result<ImageLayout> LayOut(const Header& header, uint64_t luks_bytes, bool mapped, bool data);
+// `luks_bytes`: of the LUKS header, 0 for none. The rest in clusters: L2 tables, and guest data in
+// this file. kOutOfRange where the file would be larger than the format can count.
+Result<ImageLayout> LayOut(const Header& header, uint64_t luks_bytes, uint64_t l2_tables,
+                           uint64_t data);
 
 }  // namespace platter::qcow2

@@ -2,8 +2,11 @@
 // of the header's first sector: before it the image has the old size, after it the new one. What an
 // interrupted shrink leaves past the end is dropped by the next grow before it could be seen.
 //
-// What a longer parent holds past the old end would show in the new part: only the chain knows how
-// long the parent is, so cow/Disk zeroes that.
+// Bitmaps follow the disk: qcow2_bitmaps.cc.
+//
+// What a longer parent holds past the old end would show in the new part. Only the chain knows how
+// long the parent is; GrowOver is told by it, and writes the entries that hide that part before the
+// header: nobody looks at entries past the end.
 #include <algorithm>
 #include <mutex>
 #include <utility>
@@ -18,10 +21,17 @@ constexpr size_t kZeroBytes = kMiB;  // written at a time by full preallocation
 }
 
 Result<> Qcow2Layer::Resize(uint64_t size, Preallocation preallocation) {
-  return Named(ResizeTo(size, preallocation).WithPrefix("resizing"));
+  return Named(ResizeTo(size, preallocation, {}).WithPrefix("resizing"));
 }
 
-Result<> Qcow2Layer::ResizeTo(uint64_t size, Preallocation preallocation) {
+Result<> Qcow2Layer::GrowOver(Range hidden, uint64_t size, Preallocation preallocation) {
+  if (format_.version < 3 && cipher_) {
+    return Fail(Code::kUnsupported, "zeros in an encrypted version 2 image");
+  }
+  return Named(ResizeTo(size, preallocation, hidden).WithPrefix("resizing"));
+}
+
+Result<> Qcow2Layer::ResizeTo(uint64_t size, Preallocation preallocation, Range hidden) {
   if (!info_.writable) return Fail(Code::kReadOnly, "opened for reading");
   if (!IsAligned(size, 512)) {
     return Fail(Code::kOutOfRange, "{} bytes are no multiple of 512", size);
@@ -34,19 +44,25 @@ Result<> Qcow2Layer::ResizeTo(uint64_t size, Preallocation preallocation) {
     return Fail(Code::kUnsupported,
                 "a version 2 image with snapshots, which have no size of theirs");
   }
-  if (!bitmaps_.empty()) {
-    return Fail(Code::kUnsupported, "an image with bitmaps: remove them first");
-  }
+  TRY(CheckBitmapsCanGrow(size));
   if (size < info_.size && preallocation != Preallocation::kOff) {
     return Fail(Code::kUnsupported, "preallocation when shrinking");
   }
   if (size == info_.size) return {};
+  const uint64_t old_size = info_.size;
+  // Before BeginWriting, which marks the enabled ones for good.
+  std::vector<size_t> bitmaps = TRY(MarkBitmapsInUse(/*all=*/true));
   TRY(BeginWriting());
   TRY(Flush());
-  return size > info_.size ? Grow(size, preallocation) : Shrink(size);
+  if (size > old_size) {
+    TRY(Grow(size, preallocation, hidden));
+  } else {
+    TRY(Shrink(size));
+  }
+  return ResizeBitmaps(bitmaps, old_size);
 }
 
-Result<> Qcow2Layer::Grow(uint64_t size, Preallocation preallocation) {
+Result<> Qcow2Layer::Grow(uint64_t size, Preallocation preallocation, Range hidden) {
   const uint64_t old_end = RoundUp(info_.size, cluster_size());
   TRY(ZeroTail());
   TRY(DropFrom(old_end));
@@ -58,7 +74,10 @@ Result<> Qcow2Layer::Grow(uint64_t size, Preallocation preallocation) {
   if (format_.l1_entries_for(size) > l1_.size()) TRY(MoveL1(format_.l1_entries_for(size)));
   if (preallocation != Preallocation::kOff && size > old_end) {
     TRY(Preallocate(Range::FromTo(old_end, size), preallocation));
+  } else if (hidden.end() > old_end) {
+    TRY(HideParent(Range::FromTo(old_end, hidden.end())));
   }
+  if (!hidden.empty() && format_.extended_l2()) TRY(HideSubclusters());
   TRY(Flush());
   return WriteSize(size);
 }
@@ -197,6 +216,48 @@ Result<> Qcow2Layer::ZeroTail() {
   return {};
 }
 
+// All clusters that `guest`, which has none, touches say zero. A version 2 image has no such entry:
+// there they get clusters that hold zeros.
+Result<> Qcow2Layer::HideParent(Range guest) {
+  if (format_.version < 3) return Preallocate(guest, Preallocation::kMetadata);
+  L2Entry zero;
+  if (format_.extended_l2()) {
+    zero.bitmap = ~uint64_t{0} << 32;
+  } else {
+    zero.descriptor = kZeroFlag;
+  }
+  const uint64_t span = slice_entries_ << format_.cluster_bits;
+  for (uint64_t at = guest.offset; at < guest.end();) {
+    TRY(FlushIfCrowded());
+    TableCache::Ref slice = TRY(OwnSlice(at));
+    const uint64_t end = std::min(guest.end(), RoundDown(at, span) + span);
+    std::vector<Update> updates;
+    for (; at < end; at += cluster_size()) updates.push_back({Locate(at).index, zero});
+    (void)WriteEntries(slice, updates);
+  }
+  return {};
+}
+
+// Those of the disk's last cluster that lie past its end and were never written.
+Result<> Qcow2Layer::HideSubclusters() {
+  const uint64_t size = info_.size, start = RoundDown(size, cluster_size());
+  if (start == size) return {};
+  TableCache::Ref slice = TRY(OwnSlice(start));
+  Cluster last = TRY(ReadClusters(slice, {start, 1}))[0];
+  if (last.kind == ClusterKind::kCompressedUnit) return {};
+  const uint64_t first = DivideUp(size - start, format_.subcluster_size());
+  const uint32_t past = first < 32 ? ~uint32_t{0} << first : 0;
+  L2Entry entry;
+  {
+    std::lock_guard lock(map_mutex_);
+    entry = LoadEntry(slice.bytes(), Locate(start).index);
+  }
+  entry.bitmap |= uint64_t{past & ~last.allocated} << 32;
+  Update update{Locate(start).index, entry};
+  (void)WriteEntries(slice, std::span(&update, 1));
+  return {};
+}
+
 // The first `keep` bytes of the host cluster at `from`, then zeros, to the one at `to`.
 Result<> Qcow2Layer::CopyTail(uint64_t from, uint64_t to, uint64_t keep) {
   Buffer buffer(cluster_size());
@@ -214,8 +275,9 @@ Result<> Qcow2Layer::CopyTail(uint64_t from, uint64_t to, uint64_t keep) {
   return data().Write(to, std::as_const(buffer).bytes());
 }
 
-// Clusters for all of `guest`, which read as zeros. Where the format has zero clusters they are
-// that, with space, so that nothing depends on what the space held before.
+// Clusters for all of `guest`, which read as zeros: host clusters that hold zeros, so that the
+// guest writes into them without a change of metadata. With a cipher they would be noise, and the
+// entry says that they read as zeros.
 Result<> Qcow2Layer::Preallocate(Range guest, Preallocation preallocation) {
   if (format_.version < 3 && cipher_) {
     return Fail(Code::kUnsupported, "preallocation in an encrypted version 2 image");
@@ -230,8 +292,8 @@ Result<> Qcow2Layer::Preallocate(Range guest, Preallocation preallocation) {
     for (uint64_t i = 0; i < run.count; ++i, at += cluster_size()) {
       L2Entry entry{(run.first + i) << format_.cluster_bits | kCopied, 0};
       if (format_.extended_l2()) {
-        entry.bitmap = ~uint64_t{0} << 32;
-      } else if (format_.version >= 3) {
+        entry.bitmap = cipher_ ? ~uint64_t{0} << 32 : ~uint32_t{0};
+      } else if (cipher_) {
         entry.descriptor |= kZeroFlag;
       }
       updates.push_back({Locate(at).index, entry});
@@ -247,7 +309,7 @@ Result<Clusters> Qcow2Layer::PreallocateHost(uint64_t guest, uint64_t count,
   if (!placed()) run = TRY(allocator_->Allocate(count));
   Range host{run.first << format_.cluster_bits, run.count << format_.cluster_bits};
   if (placed()) host = host.Intersect({0, data_end_});
-  if (preallocation == Preallocation::kFalloc) {
+  if (preallocation == Preallocation::kFalloc && cipher_) {
     TRY(data().Allocate(host));
   } else if (preallocation == Preallocation::kFull) {
     std::vector<std::byte> zeros(std::min<uint64_t>(kZeroBytes, host.length));
@@ -255,9 +317,8 @@ Result<Clusters> Qcow2Layer::PreallocateHost(uint64_t guest, uint64_t count,
       uint64_t length = std::min<uint64_t>(zeros.size(), host.end() - at);
       TRY(data().Write(at, ConstBytes(zeros).first(length)));
     }
-  }
-  if (format_.version < 3 && preallocation != Preallocation::kFull) {
-    TRY(data().Zero(host, /*may_unmap=*/false));
+  } else if (!cipher_) {
+    TRY(data().Zero(host, /*may_unmap=*/preallocation == Preallocation::kMetadata));
   }
   return run;
 }

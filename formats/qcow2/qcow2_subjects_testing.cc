@@ -126,8 +126,8 @@ Configuration WithSnapshot(std::string name, uint64_t cluster, const std::string
             fmt::format("qemu-img convert -O raw {0} {1}/raw; "
                         "qemu-img convert -l s -O raw {0} {1}/before",
                         image, dir));
-  if (outcome.status != 0) fmt::print(stderr, "{}\n", outcome.text);
-  CHECK(outcome.status == 0);
+  if (outcome.exit_code != 0) fmt::print(stderr, "{}\n", outcome.output);
+  CHECK(outcome.exit_code == 0);
   made.image = Slurp(image);
   made.initial = Slurp(dir + "/raw");
   made.snapshot = Slurp(dir + "/before");

@@ -1,4 +1,4 @@
-// What the tests of this folder share: a scratch directory, and qemu-img and qemu-io as judges.
+// What the tests of this folder share: a scratch folder, and qemu-img and qemu-io as judges.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -11,26 +11,21 @@
 
 #include "formats/format.h"
 #include "io/file_store.h"
+#include "tests/interop/qemu.h"
 
 namespace platter::qcow2 {
 
-// What a shell command printed, both streams, and its exit status.
-struct Outcome {
-  int status = -1;
-  std::string text;
-};
-Outcome Shell(const std::string& command);
+using testing_support::MustRun;
+using testing_support::Outcome;
+using testing_support::Shell;
 
 // "a=1,b=2" as option names and values.
 std::map<std::string, std::string> OptionsOf(std::string_view text);
 
-// A test with a directory of its own. Fails where QEMU's tools are missing.
+// A test with a folder of its own.
 class QemuTest : public testing::Test {
  protected:
-  void SetUp() override;
-  void TearDown() override;
-
-  std::string Path(const std::string& name) const { return (dir_ / name).string(); }
+  std::string Path(const std::string& name) const { return folder_.File(name); }
   std::unique_ptr<FileStore> NewFile(const std::string& name);
   std::unique_ptr<FileStore> OpenFile(const std::string& name);
 
@@ -44,7 +39,7 @@ class QemuTest : public testing::Test {
   void ExpectClean(const std::string& name, const std::string& what);
 
  private:
-  std::filesystem::path dir_;
+  testing_support::TempFolder folder_;
 };
 
 }  // namespace platter::qcow2

@@ -109,6 +109,8 @@ Result<Range> RawLayer::Discard(Range want, Kind leave) {
 Result<> RawLayer::Resize(uint64_t size, Preallocation preallocation) {
   if (size > INT64_MAX) return Fail(Code::kOutOfRange, "a disk of {} bytes is over 8 EiB", size);
   uint64_t old_size = info_.size;
+  // Before anything changes: it is going to be refused.
+  if (preallocation == Preallocation::kMetadata) TRY(PreallocateRaw(*store_, {}, preallocation));
   TRY(store_->Resize(size));
   info_.size = size;
   if (size > old_size) {

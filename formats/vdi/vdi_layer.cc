@@ -157,7 +157,7 @@ Result<> VdiLayer::FillHoles() {
   for (const Run& hole : holes) {
     if (hole.end() > used) moved -= hole.end() - std::max(hole.first, used);
   }
-  if (moved * header_.block_size > kMostMoved) return {};
+  if (moved > kMostMoved / header_.stride()) return {};
   TRY(MoveIntoHoles(*file_, header_, holes, used));
   allocator_->Filled(used);
   return {};

@@ -52,7 +52,8 @@ void ReadEnds(Layer& layer) {
   if (size > kFirst) MapAndRead(layer, Range{size - kFirst, kFirst});
 }
 
-void WriteSome(Layer& layer, ConstBytes input) {
+// `small`: blocks are moved, too.
+void WriteSome(Layer& layer, ConstBytes input, bool small) {
   uint64_t size = layer.info().size, seed = input.size();
   ConstBytes piece = input.first(std::min<size_t>(input.size(), 1000));
   for (int i = 0; i < 4 && size > piece.size(); ++i) {
@@ -65,8 +66,7 @@ void WriteSome(Layer& layer, ConstBytes input) {
     (void)layer.Discard(Range{0, std::min<uint64_t>(size, 128 * kKiB)}, Kind::kZero).has_value();
   }
   (void)layer.Flush().has_value();
-  // Into memory: a hostile block size would fill all of it.
-  if (layer.info().unit > kMiB || size > kGiB) return;
+  if (!small || size > kGiB) return;
   for (uint64_t next : {size + 70001, size / 2, size * 2 + kMiB}) {
     (void)layer.resizer()->Resize(next, Preallocation::kOff).has_value();
   }
@@ -81,19 +81,19 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace platter::vdi;
   ConstBytes input = std::as_bytes(std::span(data, size));
   MemoryStore image(input);
+  // Into memory: copies of hostile blocks would fill all of it.
+  auto header = ParseHeader(input.first(std::min<size_t>(input.size(), kSector)));
+  const bool small = header.has_value() && header->stride() <= kMiB;
   OpenOptions options;
   if (auto layer = kVdiFormat.open(image.Clone(), options); layer.has_value()) ReadEnds(**layer);
   options.writable = true;
   if (auto layer = kVdiFormat.open(image.Clone(), options); layer.has_value()) {
-    WriteSome(**layer, input);
+    WriteSome(**layer, input, small);
     ReadEnds(**layer);
   }
   options.writable = false;
   options.info_only = true;
   (void)kVdiFormat.open(image.Clone(), options).has_value();
-  auto header = ParseHeader(input.first(std::min<size_t>(input.size(), kSector)));
-  // Into memory: copies of hostile blocks would fill all of it.
-  const bool small = header.has_value() && header->stride() <= kMiB;
   for (auto repair : {CheckOptions::kNone, CheckOptions::kLeaks, CheckOptions::kAll}) {
     if (repair != CheckOptions::kNone && !small) continue;
     auto copy = image.Clone();

@@ -200,5 +200,24 @@ TEST(HashTest, KnownDigests) {
   EXPECT_EQ(pieces.Finish(), Sha256::Of(AsBytes(std::string_view("abc"))));
 }
 
+TEST(HashTest, TheKindsOfManifests) {
+  for (auto [name, digest] :
+       {// of "abc": FIPS 180-4, examples
+        std::pair("SHA1", "a9993e364706816aba3e25717850c26c9cd0d89d"),
+        std::pair("sha256", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        std::pair("Sha512",
+                  "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a"
+                  "2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f")}) {
+    auto kind = FindHash(name);
+    ASSERT_TRUE(kind.has_value());
+    EXPECT_EQ(FindHash(HashName(*kind)), kind);
+    Hasher hasher(*kind);
+    hasher.Update(AsBytes(std::string_view("a")));
+    hasher.Update(AsBytes(std::string_view("bc")));
+    EXPECT_EQ(Hex(hasher.Finish()), digest);
+  }
+  EXPECT_FALSE(FindHash("MD5").has_value());
+}
+
 }  // namespace
 }  // namespace platter

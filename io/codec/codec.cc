@@ -10,8 +10,16 @@ std::string_view CodecName(Codec::Id id) {
     case Codec::kNone: return "none";
     case Codec::kDeflate: return "deflate";
     case Codec::kZstd: return "zstd";
+    case Codec::kZlib: return "zlib";
   }
   return "unknown";
+}
+
+Codec::Id FindCodec(std::string_view name) {
+  for (Codec::Id id : {Codec::kDeflate, Codec::kZstd, Codec::kZlib}) {
+    if (name == CodecName(id)) return id;
+  }
+  return Codec::kNone;
 }
 
 Result<std::unique_ptr<Compressor>> Compressor::Create(const Options& options) {
@@ -19,7 +27,8 @@ Result<std::unique_ptr<Compressor>> Compressor::Create(const Options& options) {
     return Fail(Code::kOutOfRange, "compression level {} is not in 0..9", options.level);
   }
   switch (options.id) {
-    case Codec::kDeflate: return internal::MakeDeflate(options);
+    case Codec::kDeflate:
+    case Codec::kZlib: return internal::MakeDeflate(options);
     case Codec::kZstd: return internal::MakeZstd(options);
     case Codec::kNone: break;
   }
@@ -31,6 +40,7 @@ Result<size_t> Decompress(Codec::Id id, ConstBytes from, Bytes into) {
   switch (id) {
     case Codec::kDeflate: return internal::Inflate(from, into);
     case Codec::kZstd: return internal::Unzstd(from, into);
+    case Codec::kZlib: return internal::InflateZlib(from, into);
     case Codec::kNone: break;
   }
   return Fail(Code::kUnsupported, "no decompressor for codec '{}'", CodecName(id));

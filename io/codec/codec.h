@@ -11,19 +11,19 @@
 
 namespace platter {
 
-std::string_view CodecName(Codec::Id id);  // "deflate", "zstd"; "none"
+std::string_view CodecName(Codec::Id id);  // "deflate", "zstd", "zlib"; "none"
+// The codec of that name; kNone if there is none.
+Codec::Id FindCodec(std::string_view name);
 
 // A context for one codec, level and window. Not for two threads at once; make one per thread.
 class Compressor {
  public:
-  // `level`: 0 our default, else 1 (fast) to 9 (small) for both codecs. `window_bits` for kDeflate:
-  // 12 (qcow2: no match further back than 4 KiB) to 15. `zlib_wrapper`: RFC 1950 header and
-  // Adler-32 (VMDK) instead of a raw RFC 1951 stream.
+  // `level`: 0 our default, else 1 (fast) to 9 (small) for all codecs. `window_bits` for kDeflate
+  // and kZlib: 9 to 15; 0: 12 for kDeflate (qcow2: no match further back than 4 KiB), 15 for kZlib.
   struct Options {
     Codec::Id id = Codec::kDeflate;
     int level = 0;
-    int window_bits = 12;
-    bool zlib_wrapper = false;
+    int window_bits = 0;
   };
   static Result<std::unique_ptr<Compressor>> Create(const Options& options);
   virtual ~Compressor() = default;
@@ -36,7 +36,9 @@ class Compressor {
 // Decompresses one unit: fills all of `into` from the stream at the start of `from`, which may be
 // followed by bytes that are not its own. Returns how many bytes of `from` the stream took (for a
 // stream that is longer than `into`: as many as were needed). A stream that ends early, or is not
-// one, is kCorrupt. Memory is bounded by the codec's window, whatever the stream says. Any thread.
+// one, is kCorrupt. kZlib streams are read to their end, where their checksum has to be right; one
+// that is far longer than `into` is kCorrupt. Memory is bounded by the codec's window, whatever the
+// stream says. Any thread.
 Result<size_t> Decompress(Codec::Id id, ConstBytes from, Bytes into);
 
 }  // namespace platter

@@ -72,6 +72,7 @@ void BM_Compress(benchmark::State& state, Codec::Id id) {
 }
 BENCHMARK_CAPTURE(BM_Compress, deflate, Codec::kDeflate)->DenseRange(0, 9);
 BENCHMARK_CAPTURE(BM_Compress, zstd, Codec::kZstd)->DenseRange(0, 9);
+BENCHMARK_CAPTURE(BM_Compress, zlib, Codec::kZlib)->DenseRange(0, 9);
 
 void BM_Peer_zlib_6(benchmark::State& state) {
   RunCompressor(state, [](ConstBytes from, Bytes into) -> size_t {
@@ -118,6 +119,7 @@ void BM_Decompress(benchmark::State& state, Codec::Id id) {
   state.SetBytesProcessed(static_cast<int64_t>(next * kUnit));
 }
 BENCHMARK_CAPTURE(BM_Decompress, deflate, Codec::kDeflate);
+BENCHMARK_CAPTURE(BM_Decompress, zlib, Codec::kZlib);
 BENCHMARK_CAPTURE(BM_Decompress, zstd, Codec::kZstd);
 
 void BM_Cipher(benchmark::State& state, Cipher::Mode mode, Cipher::Iv iv, size_t key,

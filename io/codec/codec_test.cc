@@ -170,8 +170,7 @@ TEST_P(DeflateLevels, TooLittleRoomIsZeroAndNothingIsWrittenBehindIt) {
 }
 
 TEST_P(DeflateLevels, WithTheZlibWrapper) {
-  auto compressor =
-      Make({.id = Codec::kDeflate, .level = GetParam(), .window_bits = 15, .zlib_wrapper = true});
+  auto compressor = Make({.id = Codec::kZlib, .level = GetParam()});
   for (const Sample& sample : Samples()) {
     SCOPED_TRACE(sample.name);
     Buffer room(sample.bytes.size() + sample.bytes.size() / 100 + 400);
@@ -215,6 +214,40 @@ TEST(InflateTest, ReadsWhatZlibWritesAndSaysWhereItEnds) {
           EXPECT_EQ(*consumed, used);
           EXPECT_TRUE(std::ranges::equal(into.bytes(), sample.bytes));
         }
+      }
+    }
+  }
+}
+
+TEST(ZlibTest, IsReadToItsEndWhereItsChecksumIs) {
+  Buffer text = TextBytes(65536, 7), noise = RandomBytes(65536, 8);
+  for (const Buffer* unit : {&text, &noise}) {
+    for (int level : {1, 0, 9}) {
+      Buffer stream(70000);
+      size_t used = Make({.id = Codec::kZlib, .level = level})->Compress(*unit, stream);
+      ASSERT_GT(used, 0u);
+      stream.resize(used);
+      Buffer followed = stream;
+      followed.resize(used + 100, std::byte{0x55});
+      for (size_t length : {size_t{65536}, size_t{1000}, size_t{1}}) {
+        GuardedBuffer from(followed), into(length);
+        auto consumed = Decompress(Codec::kZlib, from.bytes(), into.bytes());
+        ASSERT_TRUE(consumed.has_value()) << consumed.error().text();
+        EXPECT_EQ(*consumed, used) << "also where the unit is shorter than the stream";
+        EXPECT_TRUE(std::equal(into.bytes().begin(), into.bytes().end(), unit->begin()));
+        // Damage to the checksum, and to data behind what was asked for.
+        for (size_t at : {used - 1, used - 4, used / 2}) {
+          Buffer bad = followed;
+          bad[at] ^= std::byte{0x10};
+          auto result = Decompress(Codec::kZlib, bad, into.bytes());
+          EXPECT_FALSE(result.has_value()) << "byte " << at;
+        }
+      }
+      Buffer whole(65537);
+      EXPECT_FALSE(Decompress(Codec::kZlib, stream, whole)) << "one byte too short";
+      for (size_t cut : {size_t{0}, size_t{1}, size_t{2}, used / 2, used - 1}) {
+        EXPECT_FALSE(
+            Decompress(Codec::kZlib, ConstBytes(stream).first(cut), Bytes(whole).first(9)));
       }
     }
   }

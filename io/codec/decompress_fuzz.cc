@@ -10,7 +10,8 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace platter;
   if (size == 0) return 0;
-  Codec::Id id = data[0] & 1 ? Codec::kZstd : Codec::kDeflate;
+  constexpr Codec::Id kIds[] = {Codec::kDeflate, Codec::kZstd, Codec::kZlib, Codec::kZlib};
+  Codec::Id id = kIds[(data[0] & 1) | (data[0] >> 3 & 2)];
   std::vector<std::byte> unit(size_t{512} << (data[0] >> 1) % 8);
   // A heap copy of its own: a read behind the stream is a read behind an allocation.
   std::vector<std::byte> stream(size - 1);

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/math.h"
 #include "io/codec/deflate_encoder.h"
 
 namespace platter::internal {
@@ -43,7 +44,7 @@ class IsalDeflate final : public Compressor {
   IsalDeflate(const Options& options, uint32_t isal_level)
       : level_(isal_level),
         hist_bits_(static_cast<uint16_t>(options.window_bits)),
-        wrapper_(options.zlib_wrapper ? IGZIP_ZLIB : IGZIP_DEFLATE),
+        wrapper_(options.id == Codec::kZlib ? IGZIP_ZLIB : IGZIP_DEFLATE),
         level_buffer_(kRequired[isal_level] + kTokensPerBlock * sizeof(uint32_t)) {}
 
   size_t Compress(ConstBytes from, Bytes into) override {
@@ -86,7 +87,7 @@ class ZlibDeflate final : public Compressor {
   }
 
   Result<> Init(const Options& options, int zlib_level) {
-    int bits = options.zlib_wrapper ? options.window_bits : -options.window_bits;
+    int bits = options.id == Codec::kZlib ? options.window_bits : -options.window_bits;
     if (deflateInit2(&stream_, zlib_level, Z_DEFLATED, bits, kMemLevel, Z_DEFAULT_STRATEGY) !=
         Z_OK) {
       return Fail(Code::kIo, "deflate: out of memory");
@@ -118,7 +119,7 @@ inflate_state& ThreadInflater() {
   return *state;
 }
 
-// The second opinion on a stream that ISA-L rejects. ISA-L decodes ahead of its output, so that
+// The second opinion on a raw stream that ISA-L rejects. ISA-L decodes ahead of its output, so that
 // damage behind the last byte of a full unit can make it fail where a decoder that stops there
 // would not. Rare, hence not fast.
 Result<size_t> InflateSlowly(ConstBytes from, Bytes into) {
@@ -138,9 +139,40 @@ Result<size_t> InflateSlowly(ConstBytes from, Bytes into) {
   return Fail(Code::kCorrupt, "deflate: {} (after {} of {} bytes)", problem, made, into.size());
 }
 
+// A zlib stream to its end, some of which may lie behind `into`: then, and where ISA-L rejects it.
+Result<size_t> InflateZlibSlowly(ConstBytes from, Bytes into) {
+  // No unit is followed by more than the rest of a larger one (the last of a disk).
+  constexpr size_t kMostBehind = 8 * kMiB;
+  z_stream stream = {};
+  if (inflateInit2(&stream, MAX_WBITS) != Z_OK) return Fail(Code::kIo, "zlib: out of memory");
+  stream.next_in = Mutable(from);
+  stream.avail_in = static_cast<uint32_t>(from.size());
+  stream.next_out = Raw(into);
+  stream.avail_out = static_cast<uint32_t>(into.size());
+  std::array<uint8_t, 16 * kKiB> behind;
+  int result = Z_OK;
+  while ((result = inflate(&stream, Z_NO_FLUSH)) == Z_OK && stream.avail_out == 0 &&
+         stream.total_out <= into.size() + kMostBehind) {
+    stream.next_out = behind.data();
+    stream.avail_out = behind.size();
+  }
+  size_t made = stream.total_out;
+  const char* problem = stream.msg                         ? stream.msg
+                        : made > into.size() + kMostBehind ? "the stream goes on"
+                                                           : "the stream is cut off";
+  inflateEnd(&stream);
+  if (result == Z_STREAM_END && made >= into.size()) return from.size() - stream.avail_in;
+  if (result == Z_STREAM_END) problem = "the stream ends";
+  return Fail(Code::kCorrupt, "zlib: {} (after {} of {} bytes)", problem, made, into.size());
+}
+
 }  // namespace
 
-Result<std::unique_ptr<Compressor>> MakeDeflate(const Compressor::Options& options) {
+Result<std::unique_ptr<Compressor>> MakeDeflate(const Compressor::Options& wanted) {
+  Compressor::Options options = wanted;
+  if (options.window_bits == 0) options.window_bits = options.id == Codec::kZlib ? 15 : 12;
+  // With the full window the more thorough search costs little and gains 2 %.
+  if (options.level == 0) options.level = options.id == Codec::kZlib ? 7 : 4;
   if (options.window_bits < 9 || options.window_bits > 15) {
     return Fail(Code::kOutOfRange, "deflate window of {} bits is not in 9..15",
                 options.window_bits);
@@ -149,7 +181,6 @@ Result<std::unique_ptr<Compressor>> MakeDeflate(const Compressor::Options& optio
     case 1:
     case 2:
     case 3: return std::make_unique<IsalDeflate>(options, static_cast<uint32_t>(options.level));
-    case 0:  // the default
     case 4: return MakeDeflateEncoder(options, Effort::kGreedy);
     case 5:
     case 6: return MakeDeflateEncoder(options, Effort::kLazy);
@@ -182,6 +213,24 @@ Result<size_t> Inflate(ConstBytes from, Bytes into) {
   bool full = state.total_out == into.size();
   if (full && result >= 0) return room - state.avail_in;
   return InflateSlowly(from.first(room), into);
+}
+
+Result<size_t> InflateZlib(ConstBytes from, Bytes into) {
+  if (into.size() > kMaxSpan) {
+    return Fail(Code::kUnsupported, "zlib unit of {} bytes is too large", into.size());
+  }
+  inflate_state& state = ThreadInflater();
+  isal_inflate_init(&state);
+  state.crc_flag = ISAL_ZLIB;
+  size_t room = std::min(from.size(), kMaxSpan);
+  state.next_in = Mutable(from);
+  state.avail_in = static_cast<uint32_t>(room);
+  state.next_out = Raw(into);
+  state.avail_out = static_cast<uint32_t>(into.size());
+  if (isal_inflate_stateless(&state) == ISAL_DECOMP_OK && state.total_out == into.size()) {
+    return room - state.avail_in;
+  }
+  return InflateZlibSlowly(from.first(room), into);
 }
 
 }  // namespace platter::internal

@@ -7,9 +7,11 @@
 
 namespace platter::internal {
 
+// For Codec::kDeflate and Codec::kZlib.
 Result<std::unique_ptr<Compressor>> MakeDeflate(const Compressor::Options& options);
 
-// As Decompress for Codec::kDeflate.
+// As Decompress for Codec::kDeflate and Codec::kZlib.
 Result<size_t> Inflate(ConstBytes from, Bytes into);
+Result<size_t> InflateZlib(ConstBytes from, Bytes into);
 
 }  // namespace platter::internal

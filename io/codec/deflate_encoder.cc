@@ -38,7 +38,8 @@ constexpr Strategy StrategyOf(Effort effort) {
   }
 }
 
-constexpr uint32_t kHashBits = 13;
+// Of a hash, for a window of at most 4 KiB and for a larger one.
+constexpr uint32_t kHashBits = 13, kHashBitsLarge = 15;
 // What the hash covers, and the shortest match we look for: those of 3 save next to nothing.
 constexpr uint32_t kHashed = 4;
 // A match this long is not compared with others.
@@ -79,8 +80,9 @@ class DeflateEncoder final : public Compressor {
  public:
   explicit DeflateEncoder(const Options& options)
       : window_bits_(options.window_bits),
-        wrapper_(options.zlib_wrapper),
-        buckets_(size_t{1} << kHashBits),
+        wrapper_(options.id == Codec::kZlib),
+        hash_shift_(32 - (options.window_bits > 12 ? kHashBitsLarge : kHashBits)),
+        buckets_(size_t{1} << (32 - hash_shift_)),
         // A step of the parser adds a few more after the block is found to be full.
         tokens_(kBlockTokens + kMaxStep + kStrategy.try_later + kTail + 2) {}
 
@@ -101,8 +103,8 @@ class DeflateEncoder final : public Compressor {
   // The latest places of one hash, 16 bits each, the latest lowest.
   using Bucket = std::conditional_t<kStrategy.places == 2, uint32_t, uint64_t>;
 
-  static uint32_t Hash(uint32_t four_bytes) {
-    return four_bytes * 0x9e3779b1u >> (32 - kHashBits);  // 2^32 by the golden ratio
+  uint32_t Hash(uint32_t four_bytes) const {
+    return four_bytes * 0x9e3779b1u >> hash_shift_;  // 2^32 by the golden ratio
   }
 
   void Insert(uint32_t at) {
@@ -198,6 +200,7 @@ class DeflateEncoder final : public Compressor {
 
   const int window_bits_;
   const bool wrapper_;
+  const uint32_t hash_shift_;
   std::vector<Bucket> buckets_;
   std::vector<Token> tokens_;
   size_t token_count_ = 0;

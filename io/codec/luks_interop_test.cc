@@ -10,6 +10,7 @@
 #include "io/codec/hash.h"
 #include "io/codec/luks.h"
 #include "io/codec/luks_disk.h"
+#include "tests/interop/qemu.h"
 
 namespace platter {
 namespace {
@@ -17,6 +18,7 @@ namespace {
 using internal::LuksHeaderDisk;
 using testing::Buffer;
 using testing::RandomBytes;
+using testing_support::MustRun;
 
 const ConstBytes kPassphrase = AsBytes(std::string_view("corpus"));
 
@@ -34,11 +36,6 @@ Buffer ReadFile(const std::string& path) {
   std::string text((std::istreambuf_iterator<char>(in)), {});
   ConstBytes bytes = AsBytes(std::string_view(text));
   return Buffer(bytes.begin(), bytes.end());
-}
-
-void Shell(const std::string& command) {
-  ASSERT_EQ(std::system(("{ " + command + "; } >/dev/null").c_str()), 0)
-      << command << "\n(is it missing? apt-get install qemu-utils gzip)";
 }
 
 std::string Secrets() { return " --object secret,id=s,data=corpus "; }
@@ -103,7 +100,7 @@ TEST_P(LuksVariants, QemuReadsWhatWeMake) {
   image.insert(image.end(), data.begin(), data.end());
   std::string path = Path(name() + "-ours.luks");
   WriteFile(path, image);
-  Shell("qemu-img convert" + Secrets() + Image(path) + "-O raw " + path + ".raw");
+  MustRun("qemu-img convert" + Secrets() + Image(path) + "-O raw " + path + ".raw");
   EXPECT_TRUE(ReadFile(path + ".raw") == plain);
   EXPECT_TRUE(ReadWholeDisk(image, kPassphrase).value() == plain);
   auto wrong = ReadWholeDisk(image, AsBytes(std::string_view("corpuS")));
@@ -115,10 +112,11 @@ TEST_P(LuksVariants, WeReadWhatQemuMakes) {
   const Variant& v = GetParam();
   std::string path = Path(name() + "-theirs.luks");
   std::string alg = v.ivgen == "essiv" ? ",ivgen-hash-alg=sha256" : "";
-  Shell("qemu-img create -f luks" + Secrets() + "-o key-secret=s,iter-time=10,cipher-alg=aes-" +
-        std::to_string(v.key_bits) + ",cipher-mode=" + v.mode + ",ivgen-alg=" + v.ivgen + alg +
-        ",hash-alg=" + v.hash + " " + path + " 128k");
-  Shell("qemu-io" + Secrets() + Image(path) + "-c 'write -P 0x5a 0 100k' -c 'write -P 7 100k 28k'");
+  MustRun("qemu-img create -f luks" + Secrets() + "-o key-secret=s,iter-time=10,cipher-alg=aes-" +
+          std::to_string(v.key_bits) + ",cipher-mode=" + v.mode + ",ivgen-alg=" + v.ivgen + alg +
+          ",hash-alg=" + v.hash + " " + path + " 128k");
+  MustRun("qemu-io" + Secrets() + Image(path) +
+          "-c 'write -P 0x5a 0 100k' -c 'write -P 7 100k 28k'");
   Buffer image = ReadFile(path);
   Luks1 header = ParseLuks1(image).value();
   EXPECT_EQ(header.mode, v.our_mode);
@@ -134,7 +132,7 @@ TEST_P(LuksVariants, WeReadWhatQemuMakes) {
 
 TEST(LuksTest, LaidOutAsByQemu) {
   std::string path = Path("layout.luks");
-  Shell("qemu-img create -f luks" + Secrets() + "-o key-secret=s,iter-time=10 " + path + " 1M");
+  MustRun("qemu-img create -f luks" + Secrets() + "-o key-secret=s,iter-time=10 " + path + " 1M");
   Buffer theirs = ReadFile(path);
   NewLuks made = FormatLuks1({.iterations = 1000, .uuid = "chosen"}, kPassphrase).value();
   Luks1 header = ParseLuks1(theirs).value();
@@ -154,9 +152,9 @@ TEST(LuksTest, LaidOutAsByQemu) {
 
 TEST(LuksTest, ASecondSlotOpensToo) {
   std::string path = Path("slots.luks");
-  Shell("qemu-img create -f luks" + Secrets() + "-o key-secret=s,iter-time=10 " + path + " 64k");
-  Shell("qemu-img amend" + Secrets() + "--object secret,id=t,data=other" + Image(path) +
-        "-o state=active,new-secret=t,keyslot=5,iter-time=10");
+  MustRun("qemu-img create -f luks" + Secrets() + "-o key-secret=s,iter-time=10 " + path + " 64k");
+  MustRun("qemu-img amend" + Secrets() + "--object secret,id=t,data=other" + Image(path) +
+          "-o state=active,new-secret=t,keyslot=5,iter-time=10");
   Buffer image = ReadFile(path);
   auto first = ReadWholeDisk(image, kPassphrase);
   auto second = ReadWholeDisk(image, AsBytes(std::string_view("other")));
@@ -182,7 +180,7 @@ TEST(LuksSamplesTest, ReadToTheirDigest) {
                "460937809326e8b53e5436d223f4fd36968a1a307bf0d94211f958af036100d5"}}) {
     SCOPED_TRACE(sample.path);
     std::string plain = Path("sample.luks");
-    Shell("gzip -dc " + std::string(samples) + "/" + sample.path + " > " + plain);
+    MustRun("gzip -dc " + std::string(samples) + "/" + sample.path + " > " + plain);
     auto content = ReadWholeDisk(ReadFile(plain), kPassphrase);
     ASSERT_TRUE(content.has_value()) << content.error().text();
     EXPECT_EQ(Hex(Sha256::Of(*content)), sample.sha256);

@@ -31,15 +31,17 @@ CopyPlan::CopyPlan(Layer& from, const Layer& to, Range range, const CopyOptions&
       cursor_(from, range, std::move(lost)) {
   // Parts that are to be left alone forbid widening; without units in the target a page will do.
   uint64_t unit = to.info().unit == 0 ? Buffer::kAlign : to.info().unit;
-  grain_ = options.skip_parent ? 1 : std::min(unit, chunk_);
+  grain_ = options.skip_parent && !to.info().only_packed ? 1 : std::min(unit, chunk_);
   // A packed unit of the source that is cut in two would be unpacked twice.
   uint64_t packed = from.info().unit;
   cut_ = packed > grain_ && packed <= chunk_ && IsAligned(packed, grain_) ? packed : grain_;
 }
 
 CopyPlan::Fate CopyPlan::FateOf(const Extent& extent) const {
+  bool from_below = extent.kind == Kind::kParent || extent.depth > 0;
+  if (from_below && options_.skip_parent) return Fate::kSkip;
   if (extent.kind == Kind::kData) return Fate::kCopy;
-  if (extent.kind == Kind::kParent && options_.skip_parent) return Fate::kSkip;
+  if (options_.sparse == 0) return Fate::kCopy;
   return options_.target_is_zero ? Fate::kSkip : Fate::kZero;
 }
 

@@ -11,7 +11,8 @@ void CopyWorker::Sort(const CopyJob& job) {
   units_.clear();
   packed_out_used_ = 0;
   for (const CopyJob::Run& run : job.runs) SortRun(run);
-  if (detect_ && options_.sparse > block_) KeepShortZeros();
+  // Where only packed units can be written, a unit is data or it is not.
+  if (detect_ && options_.sparse > block_ && !only_packed_) KeepShortZeros();
 }
 
 void CopyWorker::SortRun(const CopyJob::Run& run) {
@@ -28,7 +29,7 @@ CopyWorker::Segment CopyWorker::SortPiece(Range piece, size_t place) {
   }
   if (auto unit = Pack(piece, place)) {
     units_.push_back(*unit);
-    return {Segment::kPacked, piece, place, units_.size() - 1};
+    return {Segment::kPacked, unit->guest, place, units_.size() - 1};
   }
   return {Segment::kPlain, piece, place, 0};
 }
@@ -40,17 +41,20 @@ std::optional<CopyWorker::PackedUnit> CopyWorker::Pack(Range piece, size_t place
   }
   if (next_passed_ < passed_.size() && passed_[next_passed_].guest == piece) {
     const PackedUnit& unit = passed_[next_passed_];
-    if (unit.bytes.size() < unit_) return unit;
-    return std::nullopt;
+    if (unit.bytes.size() <= PackedRoom()) return unit;
+    if (!only_packed_) return std::nullopt;
   }
   if (!compressor_ || !IsAligned(piece.offset, unit_)) return std::nullopt;
-  if (piece.length != unit_ && piece.end() != to_.info().size) return std::nullopt;
+  // The source ends inside this unit; a target that takes nothing else is new, and zeros follow.
   Bytes from = buffer_.bytes().subspan(place, unit_);
-  if (piece.length < unit_) {
-    // Not over the bytes of what comes after in the buffer: nothing comes after the disk's end.
-    std::ranges::fill(from.subspan(piece.length), std::byte{0});
+  const uint64_t taken = piece.length;
+  if (only_packed_ && taken < unit_) {
+    piece = Range::FromTo(piece.offset, std::min(piece.offset + unit_, to_.info().size));
   }
-  Bytes into = packed_out_.bytes().subspan(packed_out_used_, unit_ - 1);
+  if (piece.length != unit_ && piece.end() != to_.info().size) return std::nullopt;
+  // Not over the bytes of what comes after in the buffer: nothing comes after a disk's end.
+  if (taken < unit_) std::ranges::fill(from.subspan(taken), std::byte{0});
+  Bytes into = packed_out_.bytes().subspan(packed_out_used_, PackedRoom());
   size_t size = compressor_->Compress(from, into);
   if (size == 0) return std::nullopt;
   packed_out_used_ += size;

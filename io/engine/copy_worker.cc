@@ -28,10 +28,7 @@ uint64_t BlockFor(const CopyOptions& options, uint64_t unit, uint64_t chunk) {
 
 Codec::Id PackedCodec(const Info& info) {
   if (!info.compressed_units) return Codec::kNone;
-  for (Codec::Id id : {Codec::kDeflate, Codec::kZstd}) {
-    if (info.compression == CodecName(id)) return id;
-  }
-  return Codec::kNone;
+  return FindCodec(info.compression);
 }
 
 CopyWorker::CopyWorker(CopyShared& shared)
@@ -41,21 +38,30 @@ CopyWorker::CopyWorker(CopyShared& shared)
       unit_(to_.info().unit),
       block_(BlockFor(options_, unit_, shared.plan.chunk())),
       detect_(options_.sparse != 0),
-      ordered_(unit_ != 0) {
+      ordered_(unit_ != 0),
+      only_packed_(to_.info().only_packed),
+      compress_(options_.compress || only_packed_) {
   Codec::Id codec = PackedCodec(to_.info());
   if (codec == Codec::kNone || unit_ > shared_.plan.chunk()) return;
-  if (options_.compress || options_.keep_packed) {
+  if (compress_ || options_.keep_packed) {
     pass_ = codec;
     pass_unit_ = static_cast<uint32_t>(unit_);
   }
-  if (!options_.compress) return;
+  if (!compress_) return;
   auto compressor = Compressor::Create({.id = codec, .level = options_.level});
   if (!compressor) {
     broken_ = std::move(compressor.error());
     return;
   }
   compressor_ = std::move(*compressor);
-  packed_out_ = Buffer(shared_.plan.chunk() + unit_);
+  uint64_t units = DivideUp(shared_.plan.chunk(), unit_) + 1;
+  packed_out_ = Buffer(units * PackedRoom());
+}
+
+// What a unit may become: worth packing if it gets smaller; else as large as a codec makes what does
+// not compress, which is a few bytes in a block of some KiB.
+size_t CopyWorker::PackedRoom() const {
+  return only_packed_ ? unit_ + unit_ / 1024 + 64 : unit_ - 1;
 }
 
 void CopyWorker::Run() {
@@ -229,7 +235,8 @@ std::vector<Extent> Cut(std::span<const Extent> extents, Range range) {
 
 Result<bool> CopyWorker::MayShare(const CopyJob& job) {
   using Sharing = CopyShared::Sharing;
-  if (shared_.sharing == Sharing::kNo || options_.compress || job.runs.empty()) return false;
+  if (shared_.sharing == Sharing::kNo || compress_ || job.runs.empty()) return false;
+  if (!detect_) return false;  // holes in the source's file would be shared as well
   if (!CanShare(job.extents)) return false;
   if (shared_.sharing == Sharing::kUnknown) {
     if (!EnterTurn(job)) return false;

@@ -93,6 +93,7 @@ class CopyWorker {
   void SortRun(const CopyJob::Run& run);
   Segment SortPiece(Range piece, size_t place);
   std::optional<PackedUnit> Pack(Range piece, size_t place);
+  size_t PackedRoom() const;
   void Append(const Segment& segment);
   void KeepShortZeros();
 
@@ -113,6 +114,8 @@ class CopyWorker {
   const uint64_t block_;           // bytes: in which zeros are looked for
   const bool detect_;              // zeros
   const bool ordered_;             // the target allocates: jobs reserve in turn
+  const bool only_packed_;         // the target takes nothing else
+  const bool compress_;
   Codec::Id pass_ = Codec::kNone;  // packed units of the source that stay as they are
   uint32_t pass_unit_ = 0;
 

@@ -48,14 +48,15 @@ struct Progress {
 };
 
 struct CopyOptions {
-  unsigned threads = 0;         // 0: one for each processor
-  uint64_t sparse = 4096;       // bytes: runs of zeros at least this long become holes, as far as
-                                // the target's unit can express them; 0: keep zeros as data where
-                                // the source has data
+  unsigned threads = 0;    // 0: one for each processor
+  uint64_t sparse = 4096;  // bytes: runs of zeros at least this long become holes, as far as
+                           // the target's unit can express them; 0: all of `range` becomes data,
+                           // the source's holes as well
   bool target_is_zero = false;  // the target reads as zeros already: zeros need no write
-  bool skip_parent = false;     // leave kParent ranges of `from` alone: copy only what this layer
-                                // itself holds (convert -B)
-  bool compress = false;        // write packed units (ReservePacked) in info().compression
+  bool skip_parent = false;     // copy only what the top layer of `from` itself holds, and leave
+                                // alone what comes from below it (convert -B)
+  bool compress = false;        // write packed units (ReservePacked) in info().compression; also
+                                // where the target takes nothing else (info().only_packed)
   bool keep_packed = false;     // packed units of the source stay so even without `compress`, where
                                 // the target takes their codec and size
   int level = 0;                // codec's level; 0: our default

@@ -134,7 +134,8 @@ Result<> ExtentReader::ReadPacked(const Extent& extent, std::span<const iovec> i
     Bytes packed = Room(packed_, extent.host.length);
     TRY(extent.store->Read(extent.host.offset, packed));
     bool direct = codec.skip == 0 && need == codec.unit && slice.size() == 1;
-    uint64_t length = keep ? codec.unit : need;
+    // A zlib stream's checksum is over all of it.
+    uint64_t length = keep || codec.id == Codec::kZlib ? codec.unit : need;
     Bytes unit = direct ? Bytes{static_cast<std::byte*>(slice[0].iov_base), slice[0].iov_len}
                         : Room(unit_, codec.unit).first(length);
     auto unpacked = Decompress(codec.id, packed, unit);

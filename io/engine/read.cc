@@ -39,8 +39,9 @@ Result<> Read(Layer& layer, uint64_t at, std::span<const iovec> into) {
   uint64_t length = IovLength(into);
   if (length == 0) return {};
   Pin pin = layer.Hold();
-  // Most reads are small and lie in one extent: no array, no allocation. TryMap first: it may answer
-  // "data" where Map would ask the file system for holes, which costs more than reading them.
+  // Most reads are small and lie in one extent: no array, no allocation. TryMap first: it may
+  // answer "data" where Map would ask the file system for holes, which costs more than reading
+  // them.
   Extent first;
   if (layer.TryMap({at, length}, std::span(&first, 1)) == 0) {
     TRY(layer.Map({at, length}, std::span(&first, 1)));

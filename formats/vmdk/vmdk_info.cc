@@ -1,0 +1,102 @@
+#include "formats/vmdk/vmdk_info.h"
+
+#include <algorithm>
+
+#include "base/bytes.h"
+#include "formats/foreign_names.h"
+#include "formats/vmdk/vmdk_text.h"
+
+namespace platter::vmdk {
+
+namespace {
+
+// In messages and facts; a hostile descriptor may have very many.
+constexpr size_t kMostExtentsTold = 1000;
+
+std::string Encoding(const Descriptor& descriptor) {
+  return descriptor.encoding.empty() ? std::string(descriptor.Ddb("encoding"))
+                                     : descriptor.encoding;
+}
+
+Facts SparseFacts(const SparseGeometry& g) {
+  static constexpr std::string_view kKinds[] = {"hosted", "vmfsSparse", "seSparse"};
+  Facts facts;
+  facts.push_back({"kind", std::string(kKinds[static_cast<size_t>(g.kind)])});
+  facts.push_back({"version", uint64_t{g.version}});
+  facts.push_back({"grain-size", g.grain});
+  facts.push_back({"redundant-tables", g.redundant.has_value()});
+  facts.push_back({"zeroed-grains", (g.flags & kZeroedGrains) != 0});
+  facts.push_back({"compressed", g.compressed()});
+  facts.push_back({"markers", g.markers()});
+  facts.push_back({"unclean-shutdown", g.unclean});
+  return facts;
+}
+
+}  // namespace
+
+std::string CidText(uint32_t cid) { return fmt::format("{:08x}", cid); }
+
+Reference MakeReference(const Descriptor& descriptor, Reference::Role role, const std::string& name,
+                        bool beside) {
+  Reference reference;
+  reference.role = role;
+  reference.name = name;
+  auto add = [&](const std::string& path) {
+    if (!path.empty() && std::ranges::count(reference.paths, path) == 0) {
+      reference.paths.push_back(path);
+    }
+  };
+  auto text = ToUtf8(name, Encoding(descriptor));
+  add(name);
+  if (text) add(*text);
+  const std::string& readable = text ? *text : name;
+  if (readable.find('\\') != readable.npos) {
+    if (auto path = FromWindowsPath(readable)) add(*path);
+  }
+  if (beside) add(std::string(ForeignFileName(readable)));
+  return reference;
+}
+
+Info MakeInfo(const Descriptor& d, const SparseGeometry* sparse) {
+  Info info;
+  info.format = "vmdk";
+  info.size = d.sectors() * kSector;
+  if (d.cid) info.identity.version = CidText(*d.cid);
+  if (d.has_parent()) {
+    Reference parent = MakeReference(d, Reference::kParent, d.parent_hint, true);
+    parent.format = "vmdk";
+    parent.versions = {CidText(d.parent_cid)};
+    info.references.push_back(std::move(parent));
+  }
+  std::vector<std::string> lines;
+  for (const ExtentLine& line : d.extents) {
+    if (lines.size() == kMostExtentsTold) break;
+    std::string text =
+        fmt::format("{} {} {}", AccessName(line.access), line.sectors, TypeName(line.type));
+    if (!line.name.empty()) text += fmt::format(" \"{}\"", Printable(line.name));
+    if (line.flat()) text += fmt::format(" {}", line.offset);
+    lines.push_back(std::move(text));
+  }
+  info.facts.push_back({"cid", uint64_t{d.cid.value_or(0)}});
+  info.facts.push_back({"parent-cid", uint64_t{d.parent_cid}});
+  info.facts.push_back({"create-type", Printable(d.create_type)});
+  info.facts.push_back({"extents", std::move(lines)});
+  if (sparse) info.facts.push_back({"sparse", SparseFacts(*sparse)});
+  if (d.has_parent_hint) info.facts.push_back({"parent-file-name-hint", Printable(d.parent_hint)});
+  if (!d.change_track.empty()) {
+    info.facts.push_back({"change-track-path", Printable(d.change_track)});
+  }
+  if (!d.encoding.empty()) info.facts.push_back({"encoding", Printable(d.encoding)});
+  Facts ddb;
+  for (const auto& [key, value] : d.ddb) {
+    if (ddb.size() < kMostExtentsTold) ddb.push_back({Printable(key), Printable(value)});
+  }
+  if (!ddb.empty()) info.facts.push_back({"ddb", std::move(ddb)});
+  if (sparse) {
+    info.unit = static_cast<uint32_t>(sparse->grain);
+    info.dirty = sparse->unclean;
+  }
+  return info;
+}
+
+}  // namespace platter::vmdk

@@ -1,0 +1,52 @@
+// What a new image is going to be: options checked, places of everything laid out. No I/O.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "formats/format.h"
+#include "formats/vmdk/vmdk_descriptor.h"
+#include "formats/vmdk/vmdk_parse.h"
+
+namespace platter::vmdk {
+
+enum class Subformat : uint8_t {
+  kMonolithicSparse,
+  kMonolithicFlat,
+  kSplitSparse,
+  kSplitFlat,
+  kStream,
+};
+std::string_view SubformatName(Subformat subformat);
+
+constexpr uint64_t kNewGrain = 64 * kKiB;
+constexpr uint32_t kNewTableEntries = 512;
+
+struct ImagePlan {
+  Subformat subformat = Subformat::kMonolithicSparse;
+  bool zeroed_grains = false;
+  bool allocate = false;  // flat extents' space
+  NewDescriptor descriptor;
+
+  bool flat() const {
+    return subformat == Subformat::kMonolithicFlat || subformat == Subformat::kSplitFlat;
+  }
+  // The descriptor is in the one extent.
+  bool embedded() const {
+    return subformat == Subformat::kMonolithicSparse || subformat == Subformat::kStream;
+  }
+};
+
+// kUnsupported, kOutOfRange, kRefused, naming the option.
+Result<ImagePlan> PlanImage(const CreateOptions& options);
+
+// A new sparse extent for `capacity` bytes with room for a descriptor of `text` bytes (0: none).
+//
+//   header | descriptor | redundant directory | its tables | directory | tables | grains
+//
+// All tables are there from the start, one after the other. A stream has header and descriptor
+// only, and grains begin at 64 KiB.
+SparseGeometry LayOutSparse(const ImagePlan& plan, uint64_t capacity, uint64_t text);
+SparseHeader BuildHeader(const SparseGeometry& geometry);
+
+}  // namespace platter::vmdk

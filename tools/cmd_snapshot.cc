@@ -1,0 +1,85 @@
+// platter snapshot: the snapshots inside an image.
+#include <CLI/CLI.hpp>
+
+#include "tools/command.h"
+#include "tools/image_options.h"
+#include "tools/json_facts.h"
+
+namespace platter {
+namespace {
+
+class SnapshotCommand : public Command {
+ public:
+  std::string_view name() const override { return "snapshot"; }
+  std::string_view summary() const override {
+    return "List, create, apply or delete the snapshots inside an image";
+  }
+  std::string_view examples() const override {
+    return "  platter snapshot -c before-upgrade disk.qcow2\n"
+           "  platter snapshot -l disk.qcow2\n"
+           "  platter snapshot -a before-upgrade disk.qcow2\n"
+           "  platter convert -l before-upgrade -O raw disk.qcow2 before.raw\n"
+           "An image that another program has open is refused.\n";
+  }
+
+  void Declare(CLI::App& app) override {
+    image_.Declare(app);
+    auto* what = app.add_option_group("what");
+    what->add_flag("-l,--list", list_, "List them (what happens without an option, too)");
+    what->add_option("-c,--create", create_, "Create one that holds what the disk holds now")
+        ->type_name("NAME");
+    what->add_option("-a,--apply", apply_, "The disk goes back to SNAP, an id or a name")
+        ->type_name("SNAP");
+    what->add_option("-d,--delete", delete_, "Delete SNAP, an id or a name")->type_name("SNAP");
+    what->require_option(0, 1);
+    app.add_option("--output", output_, "human or json: of the list")
+        ->check(CLI::IsMember({"human", "json"}))
+        ->type_name("FORMAT");
+    app.add_flag("-q,--quiet", image_.quiet, "Print errors only");
+    app.add_option("FILE", path_)->required();
+  }
+
+  int Run(Console& console) override {
+    Result<> done =
+        create_.empty() && apply_.empty() && delete_.empty() ? List(console) : Change(console);
+    if (done) return 0;
+    console.Report(done.error());
+    return 1;
+  }
+
+ private:
+  Result<> List(Console& console) {
+    image_.info_only = true;
+    auto disk = TRY(image_.Open(path_, false, console));
+    const std::vector<SnapshotInfo>& snapshots = disk->info().snapshots;
+    if (output_ == "json") {
+      console.Out(SnapshotsToJson(snapshots).dump(4) + "\n");
+    } else if (!snapshots.empty()) {
+      console.Out(SnapshotsToText(snapshots));
+    }
+    return {};
+  }
+
+  Result<> Change(Console& console) {
+    image_.no_backing = true;  // what the parents hold is no part of a snapshot
+    auto disk = TRY(image_.Open(path_, true, console));
+    Snapshotter* snapshots = disk->snapshotter();
+    if (!snapshots) {
+      return Fail(Code::kUnsupported, "'{}': {} images hold no snapshots", Printable(path_, 4096),
+                  disk->info().format);
+    }
+    if (!create_.empty()) return snapshots->CreateSnapshot(create_);
+    if (!apply_.empty()) return snapshots->ApplySnapshot(apply_);
+    return snapshots->DeleteSnapshot(delete_);
+  }
+
+  ImageOptions image_;
+  std::string path_, create_, apply_, delete_, output_ = "human";
+  bool list_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> MakeSnapshotCommand() { return std::make_unique<SnapshotCommand>(); }
+
+}  // namespace platter
