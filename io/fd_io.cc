@@ -1,9 +1,7 @@
 #include "io/fd_io.h"
 
 #include <limits.h>
-#include <linux/magic.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +13,7 @@
 #include "base/check.h"
 #include "base/sync.h"
 #include "io/iov.h"
+#include "io/large_pages.h"
 
 namespace platter {
 namespace {
@@ -46,19 +45,12 @@ uint64_t Transfer(uint64_t at, std::span<const iovec> iov, int& error, Step step
   return done;
 }
 
-// True for a file system without a device behind it, where a read never waits.
-bool InMemory(int fd) {
-  struct statfs fs;
-  if (fstatfs(fd, &fs) != 0) return false;
-  return fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC;
-}
-
 }  // namespace
 
 FdIo::FdIo(Fd fd, std::string name, Direct alignment, std::optional<uint64_t> device_size)
     : fd_(std::move(fd)), name_(std::move(name)), direct_(alignment), device_size_(device_size) {
   CHECK(direct_.offset <= kBounce && direct_.memory <= Buffer::kAlign);
-  if (!direct() && InMemory(fd_.get())) try_flags_ = 0;
+  if (!direct() && LivesInMemory(fd_.get())) try_flags_ = 0;
 }
 
 std::unexpected<Error> FdIo::Failed(const char* verb, int error, uint64_t at,

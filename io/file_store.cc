@@ -14,6 +14,7 @@
 #include "base/bytes.h"
 #include "base/sync.h"
 #include "io/file_lock.h"
+#include "io/iov.h"
 
 namespace platter {
 namespace {
@@ -64,6 +65,7 @@ Result<FdIo::Direct> FindAlignment(int fd, const std::string& name) {
 
 FileStore::FileStore(Fd fd, std::string name, FdIo::Direct alignment, bool writable)
     : io_(std::move(fd), std::move(name), alignment, std::nullopt),
+      large_pages_(io_.fd()),
       writable_(writable),
       reflink_(ProbeReflink(io_.fd(), writable)),
       punch_(writable && ProbePunch(io_.fd())) {}
@@ -128,7 +130,12 @@ Result<> FileStore::CheckWritable() const {
 
 Result<> FileStore::Write(uint64_t at, std::span<const iovec> from) {
   TRY(CheckWritable());
+  Expect({at, IovLength(from)});
   return io_.Write(at, from);
+}
+
+void FileStore::Expect(Range range) {
+  if (writable_ && !io_.direct()) large_pages_.Make(range);
 }
 
 // 0 or an errno. Direct-mode writes to the same sectors wait.

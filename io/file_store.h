@@ -6,6 +6,7 @@
 #include <string>
 
 #include "io/fd_io.h"
+#include "io/large_pages.h"
 #include "io/store.h"
 
 namespace platter {
@@ -44,6 +45,7 @@ class FileStore final : public Store {
   Result<> Resize(uint64_t size) override;
   // Makes the file reach the end of `range`, too.
   Result<> Allocate(Range range) override;
+  void Expect(Range range) override;
   Result<Run> FindRun(uint64_t at) override;
   size_t TryRead(uint64_t at, std::span<const iovec> into) override {
     return io_.TryRead(at, into);
@@ -58,6 +60,7 @@ class FileStore final : public Store {
   int Fallocate(int mode, Range range);
 
   FdIo io_;
+  LargePages large_pages_;
   const bool writable_;
   const bool reflink_;
   // What the file system has turned out not to support is not asked for again.

@@ -80,6 +80,10 @@ class Store {
   virtual int fd() const { return -1; }
   virtual uint64_t fd_offset() const { return 0; }
 
+  // The whole range is about to be written: a store that can make room for much at once more
+  // cheaply than piece by piece does so. A hint, which changes nothing that can be read.
+  virtual void Expect(Range range) { (void)range; }
+
   // One span instead of a vector.
   Result<> Read(uint64_t at, Bytes into) {
     iovec one{into.data(), into.size()};

@@ -9,10 +9,11 @@
 namespace platter::qcow2 {
 
 namespace {
-constexpr size_t kMostFreeRuns = 4096;   // in memory; more are found again by looking
-constexpr size_t kRunsTried = 64;        // for one request
-constexpr uint64_t kGoodRun = 16;        // clusters: a shorter run is not worth a larger request
-constexpr uint64_t kGrowBytes = kMiB;    // of the file, at least
+constexpr size_t kMostFreeRuns = 4096;  // in memory; more are found again by looking
+constexpr size_t kRunsTried = 64;       // for one request
+constexpr uint64_t kGoodRun = 16;       // clusters: a shorter run is not worth a larger request
+constexpr uint64_t kLeastGrown = kMiB;  // bytes that the file grows by ...
+constexpr uint64_t kMostGrown = 16 * kMiB;
 constexpr size_t kMostRetired = 65536;   // runs, before a flush is asked for
 constexpr size_t kMostDirty = 4 * kMiB;  // bytes of refcount blocks, likewise
 constexpr uint64_t kMostHostBits = 56;   // no L2 entry can name more
@@ -261,12 +262,15 @@ Result<> Allocator::GrowFileLocked(uint64_t clusters) {
     file_size_ = size;
     return {};
   }
-  uint64_t size = RoundUp(needed, std::max(cluster_size_, kGrowBytes));
+  // By a part of what there is, an even number of MiB where it can be: see Store::Expect.
+  uint64_t step = std::min(RoundDown(needed / 8, 2 * kLeastGrown), kMostGrown);
+  uint64_t size = RoundUp(needed, std::max({cluster_size_, step, kLeastGrown}));
   Result<> grown = file_.Resize(size);
   if (!grown.has_value() && grown.error().code() == Code::kUnsupported) {
     return Fail(Code::kNoSpace, "{}", grown.error().text());
   }
   TRY(std::move(grown));
+  file_.Expect(Range::FromTo(file_size_, size));
   file_size_.store(size, std::memory_order_release);
   return {};
 }

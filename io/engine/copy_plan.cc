@@ -17,6 +17,8 @@ constexpr size_t kMostExtents = 256;
 constexpr size_t kMostZeros = 64;
 
 uint64_t ChunkFor(uint64_t from_unit, uint64_t to_unit) {
+  // Guest bytes keep their places there: see cut_.
+  if (to_unit == 0) return kLargestChunk;
   uint64_t chunk = std::max({kChunk, from_unit, to_unit});
   return chunk > kLargestChunk ? kLargestChunk : RoundUp(chunk, std::max<uint64_t>(to_unit, 1));
 }
@@ -35,6 +37,9 @@ CopyPlan::CopyPlan(Layer& from, const Layer& to, Range range, const CopyOptions&
   // A packed unit of the source that is cut in two would be unpacked twice.
   uint64_t packed = from.info().unit;
   cut_ = packed > grain_ && packed <= chunk_ && IsAligned(packed, grain_) ? packed : grain_;
+  // Where guest bytes keep their places, dense data is written in whole aligned chunks, for which
+  // some stores find room faster.
+  if (to.info().unit == 0 && !options.skip_parent) cut_ = chunk_;
 }
 
 CopyPlan::Fate CopyPlan::FateOf(const Extent& extent) const {

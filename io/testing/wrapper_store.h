@@ -27,6 +27,7 @@ class WrapperStore : public Store {
   Result<> Sync() override { return base_.Sync(); }
   Result<> Resize(uint64_t size) override { return base_.Resize(size); }
   Result<> Allocate(Range range) override { return base_.Allocate(range); }
+  void Expect(Range range) override { base_.Expect(range); }
   Result<Run> FindRun(uint64_t at) override { return base_.FindRun(at); }
   size_t TryRead(uint64_t at, std::span<const iovec> into) override {
     return base_.TryRead(at, into);
