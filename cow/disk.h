@@ -13,6 +13,7 @@
 #include "cow/gate.h"
 #include "formats/format.h"
 #include "io/layer.h"
+#include "io/unit_cache.h"
 
 namespace platter {
 
@@ -87,6 +88,8 @@ class Disk : public Layer {
   Result<> Flush() override { return layers_[0]->Flush(); }
   // Growing over a longer parent zeroes what would show through.
   Resizer* resizer() override;
+  // Of all layers: what those below the top name is never freed.
+  UnitCache* unit_cache() override { return &unit_cache_; }
 
   size_t depth() const { return layers_.size(); }
   Layer& layer(size_t depth) { return *layers_[depth]; }
@@ -101,6 +104,7 @@ class Disk : public Layer {
 
   std::vector<std::unique_ptr<Layer>> layers_;
   std::vector<std::string> paths_;
+  UnitCache unit_cache_;
   std::unique_ptr<GrowingResizer> resizer_;  // null: the top layer cannot be resized
 };
 
