@@ -166,8 +166,8 @@ TEST_F(OpenTest, TheRecordedFormatDecides) {
   ASSERT_TRUE(disk.has_value()) << disk.error().text();
   EXPECT_EQ(ReadText(**disk, 0, 3), "QFI") << "raw means raw";
   EXPECT_THAT(warnings_, ElementsAre(HasSubstr("looks like qcow2")));
-  Qemu("qemu-img create -q -u -f qcow2 -b inner.qcow2 -F vdi strange.qcow2 64k");
-  EXPECT_THAT(ErrorOf("strange.qcow2"), HasSubstr("format 'vdi' is not supported"));
+  Qemu("qemu-img create -q -u -f qcow2 -b inner.qcow2 -F bochs strange.qcow2 64k");
+  EXPECT_THAT(ErrorOf("strange.qcow2"), HasSubstr("format 'bochs' is not supported"));
 }
 
 TEST_F(OpenTest, Loops) {
