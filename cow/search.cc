@@ -67,7 +67,7 @@ Result<std::string> FindById(const Reference& reference, const Format& format,
   if (other_version) return std::move(*other_version);
   return FailErrno(ENOENT,
                    "{}: no {} image in the image's directory has this id; name it with "
-                   "-b, or where to look with --search DIR",
+                   "--parent FILE, or where to look with --search DIR",
                    Describe(reference), format.name);
 }
 

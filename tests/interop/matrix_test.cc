@@ -61,6 +61,30 @@ std::vector<Subformat> Table() {
        .format = "vdi",
        .options = "block_size=64k",
        .qemu_reads = false},
+      {.name = "vhdx", .format = "vhdx", .empty = false},
+      {.name = "vhdx_fixed",
+       .format = "vhdx",
+       .options = "subformat=fixed",
+       .qemu_options = "subformat=fixed",
+       .empty = false,
+       .largest = 64 * kMiB},
+      {.name = "vpc",
+       .format = "vpc",
+       .qemu_checks = false,
+       .empty = false,
+       .largest = 2040 * kGiB},
+      {.name = "vpc_fixed",
+       .format = "vpc",
+       .options = "subformat=fixed",
+       .qemu_options = "subformat=fixed",
+       .qemu_checks = false,
+       .empty = false,
+       .largest = 64 * kMiB},
+  };
+}
+
+std::vector<Subformat> VmdkTable() {
+  return {
       {.name = "vmdk_sparse",
        .format = "vmdk",
        .options = "subformat=monolithicSparse",
@@ -94,32 +118,12 @@ std::vector<Subformat> Table() {
        .writable = false,
        .empty = false,
        .largest = 2 * kTiB - 64 * kKiB},
-      {.name = "vhdx", .format = "vhdx", .empty = false},
-      {.name = "vhdx_fixed",
-       .format = "vhdx",
-       .options = "subformat=fixed",
-       .qemu_options = "subformat=fixed",
-       .empty = false,
-       .largest = 64 * kMiB},
-      {.name = "vpc",
-       .format = "vpc",
-       .qemu_checks = false,
-
-       .empty = false,
-       .largest = 2040 * kGiB},
-      {.name = "vpc_fixed",
-       .format = "vpc",
-       .options = "subformat=fixed",
-       .qemu_options = "subformat=fixed",
-       .qemu_checks = false,
-
-       .empty = false,
-       .largest = 64 * kMiB},
   };
 }
 
 std::vector<Subformat> Registered() {
   std::vector<Subformat> all = Table();
+  std::ranges::move(VmdkTable(), std::back_inserter(all));
   std::erase_if(all, [](const Subformat& each) { return !FindFormat(each.format); });
   return all;
 }
