@@ -143,6 +143,10 @@ class Layer {
   // Small interfaces that a layer may offer; null where it does not. Asked for once, at open.
   virtual class Resizer* resizer() { return nullptr; }
   virtual class Snapshotter* snapshotter() { return nullptr; }
+  virtual class Bitmapper* bitmapper() { return nullptr; }
+
+  // Where the engine keeps unpacked units between two reads; null: nowhere.
+  virtual class UnitCache* unit_cache() { return nullptr; }
 };
 
 enum class Preallocation : uint8_t { kOff, kMetadata, kFalloc, kFull };
