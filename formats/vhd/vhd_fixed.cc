@@ -73,10 +73,11 @@ Result<Range> FixedVhd::Discard(Range want, Kind leave) {
   return want;
 }
 
-// The last footer of the file counts, and decides in one step: cutting the file off behind the new
-// one makes the disk smaller. A file that becomes longer first ends with a footer that still says
-// the old size, until what is between reads as zeros. (Where a file system makes a file longer
-// before it has what was appended, a crash leaves no footer at all; none that we know does.)
+// The last footer of the file counts, and one write of it decides. A disk becomes smaller by it
+// before the footer moves and the file is cut off. A file that becomes longer first ends with a
+// footer that still says the old size, until what is between reads as zeros. (Where a file system
+// makes a file longer before it has what was appended, a crash leaves no footer at all; none that
+// we know does.)
 Result<> FixedVhd::Resize(uint64_t size, Preallocation preallocation) {
   if (preallocation == Preallocation::kMetadata) {
     return Fail(Code::kUnsupported, "a fixed VHD has no metadata to preallocate");
@@ -89,7 +90,11 @@ Result<> FixedVhd::Resize(uint64_t size, Preallocation preallocation) {
   footer.geometry = GeometryOf(size);
   MarkExact(footer);
   const DiskFooter before = EncodeFooter(footer_), after = EncodeFooter(footer);
-  if (size + kSector > end) {
+  if (size < old) {
+    const uint64_t length = end % kSector == kShortFooter ? kShortFooter : kSector;
+    TRY(store_->Write(end - length, AsBytes(after).first(length)));
+    TRY(store_->Sync());
+  } else if (size + kSector > end) {
     TRY(store_->Write(size, AsBytes(before)));
     TRY(store_->Sync());
   }

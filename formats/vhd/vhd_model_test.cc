@@ -1,6 +1,7 @@
 // The drivers over all configurations: what is written is read, whatever fails or loses power.
 #include <gtest/gtest.h>
 
+#include "formats/vhd/vhd_check.h"
 #include "formats/vhd/vhd_subjects_testing.h"
 #include "tests/model/fault.h"
 #include "tests/model/model.h"
@@ -47,15 +48,28 @@ TEST_P(VhdModel, Resizes) {
   ASSERT_TRUE(RunResizes(SubjectOf(GetParam()), sizes, {.seed = 21}));
 }
 
+// An interrupted resize may leave two footers that differ, of which the one at the end counts.
+model::Subject WithFootersMended(model::Subject subject) {
+  subject.check = [](Store& store) -> Result<bool> {
+    auto report = TRY(CheckVhd(store, OpenOptions{}, CheckOptions{CheckOptions::kAll}));
+    if (report.corruptions + report.errors > 0 || report.corruptions_fixed > 1) {
+      return Fail(Code::kCorrupt, "{}", report.findings[0].text);
+    }
+    return true;
+  };
+  return subject;
+}
+
 TEST_P(VhdModel, ResizesAllOrNothing) {
   const uint64_t size = GetParam().size;
+  const model::Subject subject = WithFootersMended(SubjectOf(GetParam()));
   std::vector<uint64_t> sizes = {RoundUp(size / 2, 512), 512};
   // Growing a fixed disk hangs on the file system; see vhd_fixed.cc.
   if (GetParam().options.contains("block_size")) {
     sizes.insert(sizes.end(), {size + 512, 3 * size, 90 * size});
-    ASSERT_TRUE(RunResizeFaults(SubjectOf(GetParam()), sizes, {.seed = 22}));
+    ASSERT_TRUE(RunResizeFaults(subject, sizes, {.seed = 22}));
   }
-  ASSERT_TRUE(RunResizePowerCuts(SubjectOf(GetParam()), sizes, {.seed = 23}));
+  ASSERT_TRUE(RunResizePowerCuts(subject, sizes, {.seed = 23}));
 }
 
 INSTANTIATE_TEST_SUITE_P(Configurations, VhdModel, testing::ValuesIn(Configurations()),
