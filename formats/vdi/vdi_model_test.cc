@@ -55,7 +55,10 @@ TEST_P(VdiModel, ResizesAllOrNothing) {
   const uint64_t size = GetParam().size;
   if (size > kMiB) return;
   std::vector<uint64_t> sizes = {size / 2, 512};
-  if (GetParam().image.major > 0) sizes.insert(sizes.end(), {size + 512, 30 * size, 900 * size});
+  if (GetParam().image.major > 0) sizes.insert(sizes.end(), {size + 512, 3 * size});
+  // The map moves; in a fixed image that is many blocks.
+  const bool fixed = GetParam().options.contains("subformat");
+  if (GetParam().image.major > 0 && !fixed) sizes.push_back(900 * size);
   ASSERT_TRUE(RunResizePowerCuts(SubjectOf(GetParam()), sizes, {.seed = 23}));
 }
 
