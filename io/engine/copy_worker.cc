@@ -36,7 +36,7 @@ CopyWorker::CopyWorker(CopyShared& shared)
       to_(shared.to),
       options_(shared.options),
       unit_(to_.info().unit),
-      block_(BlockFor(options_, unit_, shared.plan.chunk())),
+      block_(BlockFor(options_, ZeroUnit(to_.info()), shared.plan.chunk())),
       detect_(options_.sparse != 0),
       ordered_(unit_ != 0),
       only_packed_(to_.info().only_packed),
@@ -58,8 +58,8 @@ CopyWorker::CopyWorker(CopyShared& shared)
   packed_out_ = Buffer(units * PackedRoom());
 }
 
-// What a unit may become: worth packing if it gets smaller; else as large as a codec makes what does
-// not compress, which is a few bytes in a block of some KiB.
+// What a unit may become: worth packing if it gets smaller; else as large as a codec makes what
+// does not compress, which is a few bytes in a block of some KiB.
 size_t CopyWorker::PackedRoom() const {
   return only_packed_ ? unit_ + unit_ / 1024 + 64 : unit_ - 1;
 }
