@@ -95,7 +95,7 @@ class Companions final : public FileMaker, public Opener {
     return slash == path.npos ? std::string() : path.substr(0, slash + 1);
   }
 
-  const Gate& gate_;
+  const Gate gate_;
   const std::string folder_;  // "" or with a slash at its end
   const bool replace_, direct_;
   std::map<std::string, Target> targets_;

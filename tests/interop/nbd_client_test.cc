@@ -219,7 +219,7 @@ TEST_F(NbdClientTest, ConvertsFromEveryServer) {
   };
   for (const Case& c :
        {Case{"qemu-nbd -t -r -f qcow2 -k " + Socket() + " " + File("disk.qcow2"), Url()},
-        Case{"qemu-nbd -t -x name -f raw -k " + Socket() + " " + raw, Url("name")},
+        Case{"qemu-nbd -t -r -x name -f raw -k " + Socket() + " " + raw, Url("name")},
         Case{"nbdkit -f -U " + Socket() + " file " + raw, Url()},
         Case{"nbdkit -f --no-sr -U " + Socket() + " file " + raw, Url()},
         Case{"nbd-server -d -C " + File("nbd.conf"), Url("disk")}}) {
