@@ -15,6 +15,7 @@
 #include "io/buffer.h"
 #include "nbd/client/client_store.h"
 #include "tests/interop/qemu.h"
+#include "tests/interop/served.h"
 #include "tests/interop/server.h"
 #include "tools/platter_testing.h"
 
@@ -346,6 +347,53 @@ TEST_F(NbdClientTest, AnotherExportIsNotTakenForTheOldOne) {
   auto read = store->Read(0, Bytes(bytes));
   ASSERT_FALSE(read);
   EXPECT_NE(read.error().text().find("another export"), std::string::npos) << read.error().text();
+}
+
+// --- Our own server, which offers extended headers ----------------------------------------------
+
+TEST_F(NbdClientTest, LongEffectsAndStatus) {
+  constexpr uint64_t kSize = 5 * kTiB;
+  MustRun("qemu-img create -q -f qcow2 " + File("t.qcow2") + " 5T");
+  testing_support::Served served(folder_, "--writable " + File("t.qcow2"));
+  auto uri = ParseUri("nbd+unix:///t?socket=" + served.socket());
+  auto store = ClientStore::Open(*uri, {.writable = true});
+  ASSERT_TRUE(store) << store.error().text();
+  EXPECT_TRUE((*store)->agreed().extended);
+  std::byte one[1] = {std::byte{1}};
+  ASSERT_TRUE((*store)->Write(4 * kTiB, ConstBytes(one)));
+  auto run = (*store)->FindRun(0);
+  ASSERT_TRUE(run) << run.error().text();
+  EXPECT_FALSE(run->data);
+  EXPECT_GT(run->length, 4 * kGiB);
+  EXPECT_TRUE((*store)->Zero({0, kSize}, true));
+  run = (*store)->FindRun(4 * kTiB);
+  ASSERT_TRUE(run);
+  EXPECT_FALSE(run->data);
+  RunModel(**store, 16 * kMiB, 8, 100);
+}
+
+TEST_F(NbdClientTest, OurServerMayDieToo) {
+  MustRun("qemu-img create -q -f qcow2 " + File("t.qcow2") + " 64M && head -c 64M /dev/urandom >" +
+          File("big.raw"));
+  const std::string arguments = "--writable " + File("t.qcow2");
+  auto served = std::make_unique<testing_support::Served>(folder_, arguments);
+  const std::string url = "nbd+unix:///t?socket=" + served->socket();
+  std::atomic<bool> done{false};
+  std::jthread killer([&] {
+    for (int i = 0; i < 3 && !done; ++i) {
+      std::this_thread::sleep_for(150ms);
+      served->Kill();
+      unlink(served->socket().c_str());
+      served = std::make_unique<testing_support::Served>(folder_, arguments);
+    }
+  });
+  auto ran = Platter({"convert", "-n", "--reconnect", "20", "--rate-limit", "80M", "-f", "raw",
+                      "-O", "raw", File("big.raw"), url});
+  done = true;
+  killer.join();
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  served->Stop();
+  MustRun("qemu-img compare -f raw -F qcow2 " + File("big.raw") + " " + File("t.qcow2"));
 }
 
 // --- TLS ----------------------------------------------------------------------------------------
