@@ -1,0 +1,38 @@
+// Workers: threads for what has to wait. They start when there is work that no idle one can take.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "base/sync.h"
+
+namespace platter::nbd {
+
+class Workers {
+ public:
+  using Job = std::move_only_function<void()>;
+
+  explicit Workers(unsigned most) : most_(most) {}
+  // Does what was submitted first.
+  ~Workers();
+  Workers(const Workers&) = delete;
+  Workers& operator=(const Workers&) = delete;
+
+  // Any thread. Jobs start in the order in which they were submitted.
+  void Submit(Job job);
+
+ private:
+  void Run();
+
+  const unsigned most_;
+  Mutex mutex_;  // guards everything below; a leaf
+  CondVar changed_;
+  std::deque<Job> jobs_;
+  std::vector<std::jthread> threads_;
+  unsigned idle_ = 0;
+  bool stopping_ = false;
+};
+
+}  // namespace platter::nbd
