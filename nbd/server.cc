@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <system_error>
 #include <utility>
 
 #include "base/bytes.h"
@@ -91,12 +92,19 @@ void Server::Start(Fd socket) {
   Client& client = clients_.emplace_back();
   client.connection = std::make_unique<Connection>(std::move(socket), std::move(peer), exports_,
                                                    workers_, options_.connection);
-  client.thread = std::jthread([this, &client] {
-    client.connection->Run();
+  try {
+    client.thread = std::jthread([this, &client] {
+      client.connection->Run();
+      counters_.open.fetch_sub(1);
+      client.over.store(true);
+      eventfd_write(ended_.get(), 1);
+    });
+  } catch (const std::system_error&) {
+    // The system has no thread for it.
+    clients_.pop_back();
     counters_.open.fetch_sub(1);
-    client.over.store(true);
-    eventfd_write(ended_.get(), 1);
-  });
+    counters_.refused.fetch_add(1);
+  }
 }
 
 void Server::Reap() {

@@ -102,9 +102,10 @@ class TlsChannel final : public Channel {
 
   Result<size_t> Send(std::span<const iovec> from) override {
     TRY(TrySendCipherText());
+    if (sending()) return size_t{0};
     size_t taken = 0;
     for (const iovec& part : from) {
-      if (sending() || taken == kPlainText) break;
+      if (taken == kPlainText) break;
       size_t count = 0;
       ERR_clear_error();
       if (SSL_write_ex(ssl_.get(), part.iov_base, std::min(part.iov_len, kPlainText - taken),

@@ -1,6 +1,7 @@
 #include "nbd/workers.h"
 
 #include <mutex>
+#include <system_error>
 #include <utility>
 
 namespace platter::nbd {
@@ -15,12 +16,24 @@ Workers::~Workers() {
 }
 
 void Workers::Submit(Job job) {
+  bool alone = false;
   {
     std::scoped_lock lock(mutex_);
-    jobs_.push_back(std::move(job));
-    if (idle_ < jobs_.size() && threads_.size() < most_) threads_.emplace_back([this] { Run(); });
+    if (idle_ <= jobs_.size() && threads_.size() < most_) StartOneLocked();
+    alone = threads_.empty();
+    if (!alone) jobs_.push_back(std::move(job));
   }
+  // The system has no thread for us, not even one: then it is the caller's.
+  if (alone) return job();
   changed_.NotifyOne();
+}
+
+void Workers::StartOneLocked() {
+  try {
+    threads_.emplace_back([this] { Run(); });
+  } catch (const std::system_error&) {
+    // Too many threads for the system; those that there are have to do.
+  }
 }
 
 void Workers::Run() {

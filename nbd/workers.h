@@ -25,6 +25,7 @@ class Workers {
 
  private:
   void Run();
+  void StartOneLocked();
 
   const unsigned most_;
   Mutex mutex_;  // guards everything below; a leaf

@@ -171,12 +171,12 @@ assert set(entries) == {'base:allocation', 'qemu:allocation-depth'}
 h.flush()
 for call, error in ((lambda: h.pread(1, 64 << 20), 'EINVAL'),
                     (lambda: h.pwrite(b'1', 64 << 20), 'ENOSPC'),
-                    (lambda: h.zero(65536, 0, nbd.CMD_FLAG_FAST_ZERO | nbd.CMD_FLAG_NO_HOLE), 'ENOTSUP'),
+                    (lambda: h.zero(65536, 0, nbd.CMD_FLAG_FAST_ZERO | nbd.CMD_FLAG_NO_HOLE), 'ENOTSUP EOPNOTSUPP'),
                     (lambda: h.pread(1, 0, 1 << 9), 'EINVAL')):
     try:
         call()
     except nbd.Error as e:
-        assert e.errno == error, (e, error)
+        assert e.errno in error, (e, error)
     else:
         raise Exception('not refused')
 # What one connection flushed, another sees.
