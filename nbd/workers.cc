@@ -7,11 +7,7 @@
 namespace platter::nbd {
 
 Workers::~Workers() {
-  {
-    std::scoped_lock lock(mutex_);
-    stopping_ = true;
-  }
-  changed_.NotifyAll();
+  ready_.release(static_cast<std::ptrdiff_t>(threads_.size()));
   threads_.clear();
 }
 
@@ -19,13 +15,13 @@ void Workers::Submit(Job job) {
   bool alone = false;
   {
     std::scoped_lock lock(mutex_);
-    if (idle_ <= jobs_.size() && threads_.size() < most_) StartOneLocked();
+    if (running_ + jobs_.size() >= threads_.size() && threads_.size() < most_) StartOneLocked();
     alone = threads_.empty();
     if (!alone) jobs_.push_back(std::move(job));
   }
   // The system has no thread for us, not even one: then it is the caller's.
   if (alone) return job();
-  changed_.NotifyOne();
+  ready_.release();
 }
 
 void Workers::StartOneLocked() {
@@ -37,19 +33,19 @@ void Workers::StartOneLocked() {
 }
 
 void Workers::Run() {
-  std::unique_lock lock(mutex_);
   while (true) {
-    ++idle_;
-    changed_.Wait(lock, [&] { return !jobs_.empty() || stopping_; });
-    --idle_;
-    if (jobs_.empty()) return;
+    ready_.acquire();
+    Job job;
     {
-      Job job = std::move(jobs_.front());
+      std::scoped_lock lock(mutex_);
+      if (jobs_.empty()) return;
+      job = std::move(jobs_.front());
       jobs_.pop_front();
-      lock.unlock();
-      job();
+      ++running_;
     }
-    lock.lock();
+    job();
+    std::scoped_lock lock(mutex_);
+    --running_;
   }
 }
 

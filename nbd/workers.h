@@ -3,6 +3,7 @@
 
 #include <deque>
 #include <functional>
+#include <semaphore>
 #include <thread>
 #include <vector>
 
@@ -28,12 +29,12 @@ class Workers {
   void StartOneLocked();
 
   const unsigned most_;
+  // One for each job that nobody has taken; of no job: time to end. Wakes one thread, not all.
+  std::counting_semaphore<> ready_{0};
   Mutex mutex_;  // guards everything below; a leaf
-  CondVar changed_;
   std::deque<Job> jobs_;
   std::vector<std::jthread> threads_;
-  unsigned idle_ = 0;
-  bool stopping_ = false;
+  size_t running_ = 0;  // jobs
 };
 
 }  // namespace platter::nbd
