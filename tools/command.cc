@@ -51,6 +51,7 @@ std::vector<std::unique_ptr<Command>> AllCommands() {
   all.push_back(MakeResizeCommand());
   all.push_back(MakeSnapshotCommand());
   all.push_back(MakeHashCommand());
+  all.push_back(MakeServeCommand());
   return all;
 }
 

@@ -40,6 +40,7 @@ std::unique_ptr<Command> MakeInfoCommand();
 std::unique_ptr<Command> MakeMapCommand();
 std::unique_ptr<Command> MakeMeasureCommand();
 std::unique_ptr<Command> MakeResizeCommand();
+std::unique_ptr<Command> MakeServeCommand();
 std::unique_ptr<Command> MakeSnapshotCommand();
 
 // All of them, in the order of `platter --help`.
