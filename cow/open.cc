@@ -54,6 +54,14 @@ std::string FormatOfRecorded(const std::string& recorded) {
   return recorded;
 }
 
+// Files that belong to a package with a manifest have to be what it lists.
+ReferenceOpener::Inspector InspectorOf(const Unwrapped& image) {
+  if (!image.manifest) return {};
+  return [manifest = image.manifest](Store& store, const Reference& reference) {
+    return manifest->Verify(store, reference.name);
+  };
+}
+
 // One image of a chain.
 struct Link {
   std::unique_ptr<Layer> layer;
@@ -202,7 +210,7 @@ class ChainOpener {
     open.guessed = image.format.empty() && format->name == "raw";
     open.secret = options_.secret;
     open.info_only = options_.info_only;
-    ReferenceOpener files(gate_, image.path, options_.file, seen_);
+    ReferenceOpener files(gate_, image.path, options_.file, seen_, InspectorOf(image));
     Opener* opener = image.opener ? image.opener.get() : &files;
     open.opener = options_.info_only ? nullptr : opener;
     const std::string what = fmt::format("{} '{}'", format->name, Printable(image.path, PATH_MAX));
@@ -321,7 +329,8 @@ Result<TopImage> OpenTopImage(const std::string& name, const DiskOptions& option
   top.files = std::make_unique<std::set<FileId>>(opener.files());
   top.opener = std::move(image.opener);
   if (!top.opener) {
-    top.opener = std::make_unique<ReferenceOpener>(gate, image.path, options.file, *top.files);
+    top.opener = std::make_unique<ReferenceOpener>(gate, image.path, options.file, *top.files,
+                                                   InspectorOf(image));
   }
   return top;
 }

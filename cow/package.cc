@@ -123,29 +123,29 @@ Result<Package> Package::Open(std::unique_ptr<PackageFiles> files, Store& ovf, s
   Package package;
   package.files_ = std::move(files);
   package.ovf_name_ = std::move(ovf_name);
-  package.verify_ = verify;
-  package.warnings_ = warnings;
-  TRY(package.LoadManifest(manifest_name));
+  TRY(package.LoadManifest(manifest_name, verify, warnings));
   TRY(package.Verify(ovf, package.ovf_name_));
   const std::string what = fmt::format("description '{}'", Printable(package.ovf_name_, PATH_MAX));
   package.ovf_ = TRY_AS(what, ParseOvf(TRY_AS(what, ReadText(ovf))));
   return package;
 }
 
-Result<> Package::LoadManifest(const std::string& name) {
+Result<> Package::LoadManifest(const std::string& name, bool verify,
+                               std::vector<std::string>* warnings) {
   if (name.empty()) return {};
   const std::string what = fmt::format("manifest '{}'", Printable(name, PATH_MAX));
   auto store = files_->Open(ReferenceAsIs(name));
   if (!store && store.error().errno_value() == ENOENT) return {};
   if (!store) return std::unexpected(std::move(store.error()).WithPrefix(what));
-  manifest_ = TRY_AS(what, ParseManifest(TRY_AS(what, ReadText(**store))));
+  auto entries = TRY_AS(what, ParseManifest(TRY_AS(what, ReadText(**store))));
+  manifest_ = std::make_shared<const Manifest>(std::move(entries), verify, warnings);
   return {};
 }
 
-Result<> Package::Verify(Store& store, const std::string& name) {
-  if (!verify_ || !manifest_) return {};
+Result<> Manifest::Verify(Store& store, const std::string& name) const {
+  if (!verify_) return {};
   bool listed = false;
-  for (const ManifestEntry& entry : *manifest_) {
+  for (const ManifestEntry& entry : entries_) {
     if (WithoutDot(entry.name) != WithoutDot(name)) continue;
     listed = true;
     std::string digest = Hex(TRY(HashStore(store, entry.kind)));
@@ -254,7 +254,7 @@ Facts Package::Describe() const {
   Facts facts = {{"description", ovf_name_}, {"disks", std::move(disks)}};
   if (manifest_) {
     std::vector<std::string> digests;
-    for (const ManifestEntry& entry : *manifest_) {
+    for (const ManifestEntry& entry : manifest_->entries()) {
       digests.push_back(fmt::format("{}({})={}", HashName(entry.kind), entry.name, entry.digest));
     }
     facts.push_back({"manifest", std::move(digests)});

@@ -99,6 +99,11 @@ class Converter {
     auto image = TRY(NewImage::Create(path, create, o_.source.MakeGate(), &warnings));
     for (const std::string& warning : warnings) console_.Warn(warning);
 
+    if (from_stdin() && !CanGrow(image->disk())) {
+      image.reset();
+      TRY(SpoolStdin());
+      return IntoNew(path);
+    }
     Disk& disk = image->disk();
     // An overlay shows its parent where nothing is written: zeros must be
     // written there as well.
@@ -106,6 +111,22 @@ class Converter {
     TRY(Fill(disk));
     TRY(Verify(disk));
     return image->Commit();
+  }
+
+  // Streams have one size, known when they begin; and in several files nobody grows past the last.
+  static bool CanGrow(Disk& disk) {
+    const Info& info = disk.info();
+    auto data_file = [](const Reference& each) { return each.role == Reference::kData; };
+    return disk.resizer() && !info.only_packed && std::ranges::none_of(info.references, data_file);
+  }
+
+  // The raw stream becomes a file, and that the source.
+  Result<> SpoolStdin() {
+    o_.sources[0] = TRY(SpoolToFile(STDIN_FILENO));
+    o_.source.format = "raw";
+    stdin_is_raw_ = false;
+    source_ = TRY(OpenSources());
+    return {};
   }
 
   Result<> IntoExisting() {

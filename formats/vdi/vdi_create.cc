@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "formats/options.h"
-#include "io/buffer.h"
+#include "formats/preallocate.h"
 
 namespace platter::vdi {
 namespace {
@@ -147,26 +147,14 @@ Result<> WriteMap(Store& store, const Plan& plan) {
   return {};
 }
 
-Result<> PreallocateData(Store& store, const Plan& plan) {
-  const Range data = Range::FromTo(plan.header.data_offset, plan.FileSize(plan.header.allocated));
-  if (data.empty()) return {};
-  if (plan.preallocation == Preallocation::kFalloc) return store.Allocate(data);
-  if (plan.preallocation != Preallocation::kFull) return {};
-  Buffer zeros(kPiece);
-  std::memset(zeros.data(), 0, zeros.size());
-  for (uint64_t at = data.offset; at < data.end(); at += kPiece) {
-    TRY(store.Write(at, ConstBytes(zeros.bytes()).first(std::min(kPiece, data.end() - at))));
-  }
-  return {};
-}
-
 }  // namespace
 
 Result<> CreateVdi(Store& store, const CreateOptions& options) {
   const Plan plan = TRY(PlanImage(options));
   TRY(Empty(store, plan));
   TRY(WriteMap(store, plan));
-  TRY(PreallocateData(store, plan));
+  const Range data = Range::FromTo(plan.header.data_offset, plan.FileSize(plan.header.allocated));
+  TRY(PreallocateBytes(store, data, plan.preallocation));
   TRY(store.Sync());
   TRY(store.Write(0, ConstBytes(BuildHeader(plan.header))));
   return store.Sync();

@@ -13,6 +13,7 @@
 
 #include "formats/foreign_names.h"
 #include "formats/options.h"
+#include "formats/preallocate.h"
 #include "formats/vhd/vhd_fixed.h"
 
 namespace platter::vhd {
@@ -156,9 +157,7 @@ class Creation {
   Result<> Fixed() {
     const DiskFooter footer = EncodeFooter(footer_);
     TRY(Empty(plan_.size, plan_.size + kSector));
-    if (plan_.preallocation != Preallocation::kOff) {
-      TRY(PreallocateData(store_, {0, plan_.size}, plan_.preallocation));
-    }
+    TRY(PreallocateBytes(store_, {0, plan_.size}, plan_.preallocation));
     TRY(store_.Sync());
     TRY(store_.Write(plan_.size, AsBytes(footer)));
     return store_.Sync();

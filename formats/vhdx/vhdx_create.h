@@ -20,8 +20,9 @@ inline constexpr OptionHelp kCreateOptions[] = {
     {"log_size", "a multiple of 1M, at most 1G (1M)"},
     {"logical_sector_size", "512, 4096 (512, or that of the parent)"},
     {"physical_sector_size", "512, 4096 (4096)"},
+    {"preallocation", "off, falloc, full; all but off make the image fixed (off)"},
     {"size", "size of the disk"},
-    {"subformat", "dynamic, fixed (dynamic)"},
+    {"subformat", "dynamic, or fixed: all blocks have their place in the file (dynamic)"},
 };
 
 // Writes a new image. What a crash leaves is no image: the signature is written last.

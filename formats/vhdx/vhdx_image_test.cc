@@ -316,6 +316,26 @@ TEST(VhdxImage, SaysWhereItsParentMayBe) {
             (std::vector<std::string>{"./parent.vhdx", "/vm/parent.vhdx", "parent.vhdx"}));
 }
 
+TEST(VhdxImage, PreallocationMakesItFixed) {
+  MemoryStore store;
+  Make(store, 3 * kMiB, {{"block_size", "1M"}, {"preallocation", "full"}});
+  EXPECT_TRUE(Look(store).metadata.leave_allocated);
+  const uint64_t before = *store.Size();
+  auto run = store.FindRun(before - 3 * kMiB);
+  ASSERT_TRUE(run);
+  EXPECT_TRUE(run->data && run->length == 3 * kMiB);
+  auto layer = Open(store);
+  ASSERT_TRUE(layer->resizer()->Resize(5 * kMiB, Preallocation::kFull));
+  layer.reset();
+  EXPECT_TRUE(IsSound(store).value());
+  run = store.FindRun(before);
+  ASSERT_TRUE(run);
+  EXPECT_TRUE(run->data && run->length == 2 * kMiB);
+  Make(store, 3 * kMiB);
+  layer = Open(store);
+  EXPECT_FALSE(layer->resizer()->Resize(5 * kMiB, Preallocation::kFull));
+}
+
 TEST(VhdxImage, RefusesOptionsByName) {
   auto code = [](Options options, uint64_t size = kMiB) {
     MemoryStore store;
@@ -330,6 +350,7 @@ TEST(VhdxImage, RefusesOptionsByName) {
   EXPECT_EQ(code({{"log_size", "1000"}}), Code::kUnsupported);
   EXPECT_EQ(code({{"logical_sector_size", "1024"}}), Code::kUnsupported);
   EXPECT_EQ(code({{"subformat", "thin"}}), Code::kUnsupported);
+  EXPECT_EQ(code({{"subformat", "dynamic"}, {"preallocation", "full"}}), Code::kUnsupported);
   EXPECT_EQ(code({{"colour", "red"}}), Code::kUnsupported);
   EXPECT_EQ(code({}, 65 * kTiB), Code::kOutOfRange);
   EXPECT_EQ(code({}, 64 * kTiB), Code::kIo);  // made

@@ -213,11 +213,11 @@ class VhdxLayer final : public Layer, public Resizer {
 
   // vhdx_resize.cc
   Result<> ResizeTo(uint64_t size, Preallocation preallocation);
-  Result<> Grow(uint64_t size);
+  Result<> Grow(uint64_t size, Preallocation preallocation);
   Result<> Shrink(uint64_t size);
   Result<> ZeroTail();
   Result<> ClearEntries(uint64_t first_block, uint64_t end, uint64_t known);
-  Result<> AllocateFrom(uint64_t block);
+  Result<> AllocateFrom(uint64_t block, Preallocation preallocation);
   Result<> MoveBat(uint64_t bytes, Regions& regions, std::vector<LogPage>& pages);
   Result<> CommitSize(uint64_t size, std::vector<LogPage> pages);
 

@@ -326,5 +326,58 @@ TEST_F(VmdkLayerTest, DroppedGrainsAreUsedAgain) {
                                  ConstBytes(Noise(16 * kGrain, 2))));
 }
 
+// Nobody would find them again.
+TEST_F(VmdkLayerTest, DroppedGrainsAreNotLost) {
+  const std::vector<std::byte> data = Noise(16 * kGrain, 1);
+  Make(32 * kGrain, {}, data);
+  const uint64_t size = *image_.store.Size();
+  {
+    auto layer = Open(true);
+    ASSERT_TRUE(Zero(*layer, {2 * kGrain, 4 * kGrain}, true));
+    ASSERT_TRUE(Zero(*layer, {13 * kGrain, 3 * kGrain}, true));
+    ASSERT_TRUE(layer->Flush());
+  }
+  EXPECT_EQ(*image_.store.Size(), size - 3 * kGrain) << "those at the end are cut off";
+  auto report = image_.Check();
+  ASSERT_TRUE(report);
+  EXPECT_EQ(Findings(*report), "") << "the others are holes of the file";
+  auto content = Content(*Open());
+  ASSERT_TRUE(content);
+  EXPECT_TRUE(std::ranges::equal(ConstBytes(*content).subspan(6 * kGrain, 7 * kGrain),
+                                 ConstBytes(data).subspan(6 * kGrain, 7 * kGrain)));
+}
+
+TEST_F(VmdkLayerTest, SpaceThatNoTableNamesIsGivenBack) {
+  const std::vector<std::byte> data = Noise(4 * kGrain, 1);
+  Make(4 * kGrain, {}, data);
+  const uint64_t size = *image_.store.Size();
+  ASSERT_TRUE(image_.store.Write(size, ConstBytes(Noise(3 * kGrain, 2))));
+  auto report = image_.Check();
+  ASSERT_TRUE(report);
+  EXPECT_EQ(report->leaks, 3u);
+  EXPECT_EQ(report->corruptions, 0u);
+  EXPECT_TRUE(Has(Findings(*report), fmt::format("the first at {:#x}", size))) << Findings(*report);
+  report = image_.Check(CheckOptions::kLeaks);
+  ASSERT_TRUE(report);
+  EXPECT_EQ(report->leaks, 0u);
+  EXPECT_EQ(report->leaks_fixed, 3u);
+  EXPECT_EQ(Findings(*image_.Check()), "");
+  EXPECT_EQ(*Content(*Open()), data);
+}
+
+// A table that could not be followed may name what seems to be lost.
+TEST_F(VmdkLayerTest, NothingIsGivenBackWhereTablesAreDamaged) {
+  Make(4 * kGrain, {}, Noise(4 * kGrain, 1));
+  const SparseGeometry g = Geometry();
+  ASSERT_TRUE(image_.store.Write(*image_.store.Size(), ConstBytes(Noise(kGrain, 2))));
+  for (uint64_t directory : {g.directory, *g.redundant}) Store32(directory, 0x7fffffff);
+  const std::vector<std::byte> before = image_.store.Contents();
+  auto report = image_.Check(CheckOptions::kAll);
+  ASSERT_TRUE(report);
+  EXPECT_GT(report->corruptions, 0u);
+  EXPECT_EQ(report->leaks_fixed, 0u);
+  EXPECT_EQ(image_.store.Contents(), before);
+}
+
 }  // namespace
 }  // namespace platter::vmdk

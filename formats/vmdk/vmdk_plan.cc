@@ -14,9 +14,6 @@ namespace {
 constexpr std::string_view kSubformats[] = {"monolithicSparse", "monolithicFlat",
                                             "twoGbMaxExtentSparse", "twoGbMaxExtentFlat",
                                             "streamOptimized"};
-// 2047 MiB: below 2 GiB with all tables, as VMware's programs split.
-constexpr uint64_t kSplitSectors = 4192256;
-constexpr uint64_t kMostSparse = 64 * kTiB;  // bytes of guest: what fits the tables
 constexpr uint64_t kDescriptorSectors = 20;  // at least, of an embedded one
 constexpr uint64_t kStreamOverhead = 64 * kKiB;
 constexpr uint64_t kMostExtents = 10000;

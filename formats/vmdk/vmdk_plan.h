@@ -19,6 +19,10 @@ enum class Subformat : uint8_t {
 };
 std::string_view SubformatName(Subformat subformat);
 
+// 2047 MiB: below 2 GiB with all tables, as VMware's programs split.
+constexpr uint64_t kSplitSectors = 4192256;
+constexpr uint64_t kMostSparse = 64 * kTiB;  // bytes of guest: what fits the tables
+
 constexpr uint64_t kNewGrain = 64 * kKiB;
 constexpr uint32_t kNewTableEntries = 512;
 
