@@ -107,6 +107,7 @@ class Disk : public Layer {
   // Growing over a longer parent zeroes what would show through.
   Resizer* resizer() override;
   Snapshotter* snapshotter() override { return layers_[0]->snapshotter(); }
+  Bitmapper* bitmapper() override { return layers_[0]->bitmapper(); }
 
   size_t depth() const { return layers_.size(); }
   Layer& layer(size_t depth) { return *layers_[depth]; }

@@ -50,6 +50,8 @@ std::vector<std::unique_ptr<Command>> AllCommands() {
   all.push_back(MakeMeasureCommand());
   all.push_back(MakeResizeCommand());
   all.push_back(MakeSnapshotCommand());
+  all.push_back(MakeBitmapCommand());
+  all.push_back(MakeBackupCommand());
   all.push_back(MakeHashCommand());
   return all;
 }

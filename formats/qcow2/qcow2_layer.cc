@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "formats/qcow2/qcow2_bitmaps.h"
 #include "formats/qcow2/qcow2_snapshots.h"
 
 namespace platter::qcow2 {
@@ -22,7 +23,6 @@ Qcow2Layer::Qcow2Layer(Parts parts)
       cipher_(std::move(parts.cipher)),
       format_(parts.header),
       snapshots_(std::move(parts.snapshots)),
-      bitmaps_(std::move(parts.bitmaps)),
       name_(fmt::format("qcow2 '{}'", file_->name())),
       info_only_(parts.info_only),
       slice_bytes_(std::min(format_.cluster_size(), kSliceBytes)),
@@ -30,6 +30,7 @@ Qcow2Layer::Qcow2Layer(Parts parts)
       info_(std::move(parts.info)),
       header_(std::move(parts.header)),
       metadata_(format_.cluster_size()),
+      bitmaps_(std::make_unique<Qcow2Bitmaps>(*this, std::move(parts.bitmaps))),
       l1_(std::move(parts.l1)),
       l2_(*file_, "L2 table", static_cast<uint32_t>(slice_bytes_), kL2CacheBytes) {}
 
@@ -37,8 +38,12 @@ Qcow2Layer::~Qcow2Layer() { Close(); }
 
 Snapshotter* Qcow2Layer::snapshotter() { return snapshotter_.get(); }
 
+Bitmapper* Qcow2Layer::bitmapper() { return bitmaps_.get(); }
+
 void Qcow2Layer::Close() {
   if (!changing_) return;
+  // On failure the bitmaps stay marked: nobody trusts them.
+  (void)bitmaps_->StopTracking();
   // The first flush frees what was retired, the second one writes those refcounts.
   for (int i = 0; i < 2; ++i) {
     if (!Flush().has_value()) return;
@@ -82,7 +87,7 @@ Result<> Qcow2Layer::AddMetadata() {
     metadata_.AddTable({format_.bitmaps->directory_offset, format_.bitmaps->directory_size},
                        "the bitmap directory");
   }
-  for (const Bitmap& bitmap : bitmaps_) {
+  for (const Bitmap& bitmap : bitmaps_->list()) {
     metadata_.AddTable(table(bitmap.table_offset, bitmap.table_size), "a bitmap's table");
   }
   for (uint64_t i = 0; i < l1_.size(); ++i) {
@@ -112,7 +117,7 @@ Result<> Qcow2Layer::BeginWriting() {
   TRY(BeginChange());
   std::lock_guard flush(flush_mutex_);
   if (writing_) return {};
-  TRY(MarkBitmapsInUse(/*all=*/false));  // the enabled ones will not know of our writes
+  TRY(bitmaps_->StartTracking());
   if (data_file_) {
     uint64_t size = TRY(data_file_->Size());
     if (size < info_.size) TRY(data_file_->Resize(info_.size));

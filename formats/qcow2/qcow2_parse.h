@@ -27,6 +27,7 @@ constexpr uint64_t kMaxSnapshotTableBytes = 64 * kMiB, kMaxBitmapDirectoryBytes 
 constexpr uint32_t kMaxBackingName = 1023, kMaxBackingFormat = 15;
 constexpr uint64_t kMaxCryptoHeaderBytes = 32 * kMiB;
 constexpr uint64_t kMaxBitmapBytes = 512 * kMiB;  // of one bitmap's data
+constexpr uint8_t kMinGranularityBits = 9, kMaxGranularityBits = 31;
 constexpr uint32_t kMaxHeaderBytes = 2 * kMiB;    // header, extensions and names end in one cluster
 
 struct UnknownExtension {
@@ -185,6 +186,8 @@ struct Bitmap {
 // that are not ours. Empty without header.bitmaps. `bad` as for ParseSnapshots.
 Result<std::vector<Bitmap>> ParseBitmaps(const Header& header, ConstBytes directory,
                                          std::vector<Error>* bad = nullptr);
+// The directory that ParseBitmaps reads as `bitmaps`; sets where in it each one's entry is.
+std::vector<std::byte> BuildBitmaps(std::vector<Bitmap>& bitmaps);
 
 // Refcount `index` of a block, any width from 1 to 64 bits ("Host cluster management").
 uint64_t LoadRefcount(ConstBytes block, uint32_t order, uint64_t index);
