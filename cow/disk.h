@@ -14,6 +14,7 @@
 #include "cow/gate.h"
 #include "formats/format.h"
 #include "io/layer.h"
+#include "io/unit_cache.h"
 #include "io/unpack/unpacked_store.h"
 
 namespace platter {
@@ -108,6 +109,8 @@ class Disk : public Layer {
   Resizer* resizer() override;
   Snapshotter* snapshotter() override { return layers_[0]->snapshotter(); }
   Bitmapper* bitmapper() override { return layers_[0]->bitmapper(); }
+  // Of all layers: what those below the top name is never freed.
+  UnitCache* unit_cache() override { return &unit_cache_; }
 
   size_t depth() const { return layers_.size(); }
   Layer& layer(size_t depth) { return *layers_[depth]; }
@@ -122,6 +125,7 @@ class Disk : public Layer {
 
   std::vector<std::unique_ptr<Layer>> layers_;
   std::vector<std::string> paths_;
+  UnitCache unit_cache_;
   std::unique_ptr<GrowingResizer> resizer_;  // null: the top layer cannot be resized
 };
 

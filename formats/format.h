@@ -146,6 +146,13 @@ struct Format {
 
   // Null where the format cannot be written as a stream; kUnsupported where these options cannot.
   Result<std::unique_ptr<ImageStream>> (*stream)(const CreateOptions& options) = nullptr;
+
+  // Records another parent in an image, or none; `file` is what `parent` is, where somebody looked.
+  // Guest data stays as it is. Durable on return; a crash leaves the record of before or of after.
+  // Null where the format has no parents.
+  Result<> (*set_parent)(Store& store, const OpenOptions& open,
+                         const std::optional<Reference>& parent,
+                         const std::optional<ParentFile>& file) = nullptr;
 };
 
 // All formats, in probe order.

@@ -45,36 +45,38 @@ class PinSet {
 class Pin {
  public:
   Pin() = default;
-  Pin(Pin&& other) noexcept : set_(std::exchange(other.set_, nullptr)), parity_(other.parity_) {}
+  Pin(Pin&& other) noexcept : set_(std::exchange(other.set_, nullptr)), epoch_(other.epoch_) {}
   Pin& operator=(Pin&& other) noexcept {
     Release();
     set_ = std::exchange(other.set_, nullptr);
-    parity_ = other.parity_;
+    epoch_ = other.epoch_;
     return *this;
   }
   ~Pin() { Release(); }
 
+  // In which it began; an empty Pin's is before all others.
+  uint64_t epoch() const { return epoch_; }
+
  private:
   friend class PinSet;
-  Pin(PinSet* set, int parity) : set_(set), parity_(parity) {}
+  Pin(PinSet* set, uint64_t epoch) : set_(set), epoch_(epoch) {}
   void Release() {
-    if (set_) set_->active_[parity_].fetch_sub(1);
+    if (set_) set_->active_[epoch_ & 1].fetch_sub(1);
     set_ = nullptr;
   }
 
   PinSet* set_ = nullptr;
-  int parity_ = 0;
+  uint64_t epoch_ = 0;
 };
 
 inline Pin PinSet::Hold() {
   while (true) {
     uint64_t epoch = epoch_.load();
-    int parity = static_cast<int>(epoch & 1);
     sched::Yield("hold");
-    active_[parity].fetch_add(1);
+    active_[epoch & 1].fetch_add(1);
     // Counted in a parity that is no longer current: the epoch may have moved on without us.
-    if (epoch_.load() == epoch) return Pin(this, parity);
-    active_[parity].fetch_sub(1);
+    if (epoch_.load() == epoch) return Pin(this, epoch);
+    active_[epoch & 1].fetch_sub(1);
   }
 }
 
