@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 namespace platter {
 
@@ -56,8 +57,7 @@ Result<> VisitChanged(Layer& a, Layer& b, const std::function<void(Range)>& visi
   for (uint64_t at = 0; at < shorter;) {
     const Extent& one = *TRY(in_a.Find(at));
     const Extent& other = *TRY(in_b.Find(at));
-    const Range here =
-        Range::FromTo(at, std::min({one.guest.end(), other.guest.end(), shorter}));
+    const Range here = Range::FromTo(at, std::min({one.guest.end(), other.guest.end(), shorter}));
     if (!Same(one, other, at)) {
       if (changed.end() != here.offset) {
         if (!changed.empty()) visit(changed);

@@ -1,6 +1,7 @@
 #include "cow/dirty_view.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace platter {
 
@@ -16,6 +17,12 @@ Result<std::unique_ptr<DirtyView>> DirtyView::Make(Layer& disk, const std::strin
     view->dirty_.Add({whole.offset / unit, whole.length / unit});
     return true;
   }));
+  return view;
+}
+
+std::unique_ptr<DirtyView> DirtyView::Of(Layer& disk, UnitSet own, uint64_t unit) {
+  auto view = std::unique_ptr<DirtyView>(new DirtyView(disk, unit));
+  view->dirty_ = std::move(own);
   return view;
 }
 

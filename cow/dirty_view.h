@@ -1,6 +1,6 @@
-// DirtyView: a disk of which only what a bitmap calls dirty is its own. Everything else it leaves
-// to a parent (depth 1), so that a copy without what comes from the parent (CopyOptions::
-// skip_parent) is an incremental backup.
+// DirtyView: a disk of which only some units, what a bitmap calls dirty, are its own. Everything
+// else it leaves to a parent (depth 1), so that a copy without what comes from the parent
+// (CopyOptions:: skip_parent) is an incremental backup.
 #pragma once
 
 #include <memory>
@@ -21,8 +21,8 @@ class DirtyView final : public Layer {
   static Result<std::unique_ptr<DirtyView>> Make(Layer& disk, const std::string& bitmap,
                                                  uint64_t unit);
 
-  // Bytes that are dirty, by whole units.
-  uint64_t dirty_bytes() const { return dirty_.count() * unit_; }
+  // The units (numbers) of `own`, of `unit` bytes each.
+  static std::unique_ptr<DirtyView> Of(Layer& disk, UnitSet own, uint64_t unit);
 
   const Info& info() const override { return disk_.info(); }
   Pin Hold() override { return disk_.Hold(); }

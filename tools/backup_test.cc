@@ -1,8 +1,8 @@
 // platter bitmap, map --bitmap, convert --bitmaps, backup and snapshot diff on the command line.
 #include <gmock/gmock.h>
+#include <nlohmann/json.hpp>
 
 #include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "tests/model/random.h"
 #include "tools/platter_testing.h"
@@ -74,7 +74,8 @@ TEST_F(BackupTest, BitmapRefusals) {
   EXPECT_THAT(Fails({"bitmap", File("a"), "x"}), HasSubstr("--add"));
   EXPECT_THAT(Fails({"bitmap", "--clear", File("a"), "x"}), HasSubstr("no such bitmap"));
   EXPECT_THAT(Fails({"bitmap", "--clear", "-g", "4k", File("a"), "x"}), HasSubstr("-g goes with"));
-  EXPECT_THAT(Fails({"bitmap", "--add", "-f", "raw", File("raw"), "x"}), HasSubstr("hold no bitmaps"));
+  EXPECT_THAT(Fails({"bitmap", "--add", "-f", "raw", File("raw"), "x"}),
+              HasSubstr("hold no bitmaps"));
   EXPECT_THAT(Fails({"bitmap", "--add", "--merge", "x", "-b", File("b"), File("a"), "y"}),
               HasSubstr("cannot be merged"));
   EXPECT_THAT(Fails({"map", "--bitmap", "x", "-f", "raw", File("raw")}), HasSubstr("no bitmaps"));
@@ -91,8 +92,8 @@ TEST_F(BackupTest, ConvertTakesBitmapsAlong) {
               Platter({"map", "--bitmap", bitmap, File("theirs")}).out);
   }
   auto bitmaps = [&](const char* name) {
-    return nlohmann::json::parse(MustRun("qemu-img info --output=json " +
-                                         File(name)))["format-specific"]["data"]["bitmaps"];
+    return nlohmann::json::parse(
+        MustRun("qemu-img info --output=json " + File(name)))["format-specific"]["data"]["bitmaps"];
   };
   EXPECT_EQ(bitmaps("ours"), bitmaps("theirs"));
   MustRun("qemu-img check " + File("ours"));
@@ -169,15 +170,44 @@ TEST_F(BackupTest, BackupRefusals) {
   MustRun("qemu-img create -q -f qcow2 " + File("a") + " 8M");
   EXPECT_THAT(Fails({"backup", File("a"), File("b")}), HasSubstr("--full or --since"));
   EXPECT_THAT(Fails({"backup", "--since", "x", File("a"), File("b")}), HasSubstr("-b FILE"));
-  EXPECT_THAT(Fails({"backup", "--since", "x", "-b", File("a"), "-F", "qcow2", File("a"), File("b")}),
-              HasSubstr("no such bitmap"));
+  EXPECT_THAT(
+      Fails({"backup", "--since", "x", "-b", File("a"), "-F", "qcow2", File("a"), File("b")}),
+      HasSubstr("no such bitmap"));
   EXPECT_FALSE(std::ifstream(File("b")).good());
 }
 
+TEST_F(BackupTest, ConvertKeepsSnapshots) {
+  constexpr uint64_t kSize = 8 * 1024 * 1024;
+  model::Random random(4);
+  MustRun(fmt::format("qemu-img create -q -f qcow2 {} {}", File("a"), kSize));
+  for (const char* snapshot : {"one", "two", "three"}) {
+    RandomWrites(File("a"), random, kSize);
+    MustRun("qemu-img snapshot -c " + std::string(snapshot) + " " + File("a"));
+  }
+  RandomWrites(File("a"), random, kSize);
+  Do({"convert", "-O", "qcow2", "-o", "cluster_size=4k", "--with-snapshots", File("a"), File("b")});
+  MustRun("qemu-img check " + File("b") + " && qemu-img compare " + File("a") + " " + File("b"));
+  for (const char* snapshot : {"one", "two", "three"}) {
+    for (const char* image : {"a", "b"}) {
+      MustRun(fmt::format("qemu-img convert -l snapshot.name={} -O raw {} {}", snapshot,
+                          File(image), File(image) + ".raw"));
+    }
+    MustRun("cmp " + File("a.raw") + " " + File("b.raw"));
+  }
+  Ran dropped = Platter({"convert", "-O", "qcow2", File("a"), File("c")});
+  EXPECT_EQ(dropped.code, 0);
+  EXPECT_THAT(dropped.err, HasSubstr("3 snapshots are left out"));
+  EXPECT_THAT(Fails({"convert", "-O", "raw", "--with-snapshots", File("a"), File("d")}),
+              HasSubstr("raw images hold no snapshots"));
+  EXPECT_FALSE(std::ifstream(File("d")).good());
+}
+
 TEST_F(BackupTest, SnapshotDiff) {
-  MustRun("qemu-img create -q -f qcow2 " + File("a") + " 8M && qemu-io -c 'write 0 1M' " + File("a") +
-          " && qemu-img snapshot -c one " + File("a") + " && qemu-io -c 'write 512k 64k' -c "
-          "'write 4M 128k' " + File("a") + " && qemu-img snapshot -c two " + File("a") +
+  MustRun("qemu-img create -q -f qcow2 " + File("a") + " 8M && qemu-io -c 'write 0 1M' " +
+          File("a") + " && qemu-img snapshot -c one " + File("a") +
+          " && qemu-io -c 'write 512k 64k' -c "
+          "'write 4M 128k' " +
+          File("a") + " && qemu-img snapshot -c two " + File("a") +
           " && qemu-io -c 'write -z 0 64k' " + File("a"));
   EXPECT_EQ(Platter({"snapshot", "diff", "one", "two", File("a")}).out,
             "Offset          Length          \n0x80000         0x10000         \n"

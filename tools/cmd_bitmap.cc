@@ -1,6 +1,8 @@
 // platter bitmap: the dirty bitmaps inside an image.
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
+
 #include "base/size.h"
 #include "io/bitmapper.h"
 #include "tools/command.h"
@@ -129,9 +131,7 @@ class BitmapCommand : public Command {
     }
     return bitmaps.AddBitmap(bitmap);
   }
-  Result<> Remove(Bitmapper& bitmaps, const std::string&) {
-    return bitmaps.RemoveBitmap(bitmap_);
-  }
+  Result<> Remove(Bitmapper& bitmaps, const std::string&) { return bitmaps.RemoveBitmap(bitmap_); }
   Result<> Clear(Bitmapper& bitmaps, const std::string&) { return bitmaps.ClearBitmap(bitmap_); }
   Result<> Enable(Bitmapper& bitmaps, const std::string&) {
     return bitmaps.EnableBitmap(bitmap_, true);

@@ -2,7 +2,10 @@
 // every byte.
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
+
+#include <optional>
 #include <set>
+#include <span>
 
 #include "io/engine/engine.h"
 #include "tools/command.h"
@@ -148,7 +151,9 @@ class CheckCommand : public Command {
     for (const auto& finding : report.findings) {
       static constexpr const char* kNames[] = {"leak", "corruption", "error"};
       console.Print("{}: {}{}\n", kNames[finding.kind], finding.text,
-                    !finding.fixed ? "" : dry_run_ ? " (would be repaired)" : " (repaired)");
+                    !finding.fixed ? ""
+                    : dry_run_     ? " (would be repaired)"
+                                   : " (repaired)");
     }
     if (dry_run_) PrintPlan(console);
     const uint64_t left = report.errors + report.corruptions + report.leaks;

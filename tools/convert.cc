@@ -12,6 +12,7 @@
 #include "formats/format.h"
 #include "formats/options.h"
 #include "tools/convert_bitmaps.h"
+#include "tools/convert_snapshots.h"
 #include "tools/hash_disk.h"
 #include "tools/interrupt.h"
 #include "tools/stream.h"
@@ -78,6 +79,11 @@ class Converter {
     if (o_.bitmaps && (o_.sources.size() > 1 || from_stdin() || !o_.source.snapshot.empty())) {
       return Fail(Code::kUnsupported, "--bitmaps needs one source, and not a snapshot of it");
     }
+    if (o_.with_snapshots && (o_.sources.size() > 1 || from_stdin() || o_.target == "-" ||
+                              !o_.source.snapshot.empty() || !o_.parent.empty() || o_.no_create)) {
+      return Fail(Code::kUnsupported,
+                  "--with-snapshots takes one image into a new one, without -l, -B and -n");
+    }
     if (o_.bitmaps && o_.target == "-")
       return Fail(Code::kUnsupported, "--bitmaps to standard output");
     return {};
@@ -92,6 +98,12 @@ class Converter {
     }
     if (disks.size() > 1 && !o_.parent.empty())
       return Fail(Code::kUnsupported, "-B with several sources");
+    const size_t dropped = disks[0]->info().snapshots.size();
+    if (dropped > 0 && !o_.with_snapshots && o_.source.snapshot.empty() && !o_.progress.quiet) {
+      console_.Warn(
+          fmt::format("{} snapshot{} left out of the output (--with-snapshots keeps them in qcow2)",
+                      dropped, dropped == 1 ? " is" : "s are"));
+    }
     if (o_.bitmaps) TRY(CheckBitmaps(*disks[0], nullptr, o_.skip_broken_bitmaps));
     return disks.size() == 1 ? std::move(disks[0]) : TRY(ConcatLayer::Join(std::move(disks)));
   }
@@ -198,6 +210,9 @@ class Converter {
 
   Result<> CopySource(Disk& disk) {
     const Range all{0, source_->info().size};
+    if (o_.with_snapshots) {
+      return CopyWithSnapshots(o_.sources[0], o_.source, disk, o_.copy, console_);
+    }
     if (o_.since.empty()) {
       o_.copy.skip_parent = SharesParentWith(disk);
       return Copy(*source_, disk, all, o_.copy);

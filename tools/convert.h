@@ -26,6 +26,7 @@ struct ConvertOptions {
   bool no_create = false, target_is_zero = false, force = false;
   bool verify = false, reproducible = false;
   bool bitmaps = false, skip_broken_bitmaps = false;  // the source's go along
+  bool with_snapshots = false;                        // likewise
   // An incremental backup: only what is dirty in this bitmap of the source goes into the output,
   // which is an overlay of `parent`, the backup before.
   std::string since;

@@ -79,9 +79,7 @@ Result<> Qcow2Bitmaps::Resize(const std::vector<size_t>& marked, uint64_t old_si
   };
   TRY(step([&](size_t index, Change&) { return set_length(index, 0); }));
   TRY(step([&](size_t index, Change& change) { return PlaceChanged(index, change); }));
-  TRY(step([&](size_t index, Change& change) {
-    return set_length(index, change.entries.size());
-  }));
+  TRY(step([&](size_t index, Change& change) { return set_length(index, change.entries.size()); }));
   TRY(step([&](size_t index, Change&) { return SetInUse(index, false); }));
   std::vector<Range> gone;
   for (const auto& [index, change] : changes) {
@@ -102,8 +100,7 @@ Result<> Qcow2Bitmaps::PlaceChanged(size_t index, const Change& change) {
 }
 
 // Step 3 for one bitmap. kCorrupt where its table is not what it must be.
-Result<Qcow2Bitmaps::Change> Qcow2Bitmaps::PlanChange(const Bitmap& bitmap,
-                                                              uint64_t old_size) {
+Result<Qcow2Bitmaps::Change> Qcow2Bitmaps::PlanChange(const Bitmap& bitmap, uint64_t old_size) {
   const uint64_t keep = DivideUp(std::min(old_size, layer_.info_.size), bitmap.info.granularity);
   const uint64_t kept = DivideUp(DivideUp(keep, 8), page_bytes());
   Change change;
@@ -123,7 +120,8 @@ Result<Qcow2Bitmaps::Change> Qcow2Bitmaps::PlanChange(const Bitmap& bitmap,
       Range{bitmap.table_offset, uint64_t{bitmap.table_size} * 8}.Outward(page_bytes());
   const uint64_t needed = RoundUp(change.entries.size() * 8, page_bytes());
   if (needed > old.length) {
-    Clusters place = TRY(layer_.allocator_->AllocateTogether(needed >> layer_.format_.cluster_bits));
+    Clusters place =
+        TRY(layer_.allocator_->AllocateTogether(needed >> layer_.format_.cluster_bits));
     change.table_offset = place.first << layer_.format_.cluster_bits;
     if (!old.empty()) change.gone.push_back(old);
   } else if (needed < old.length) {
@@ -137,7 +135,7 @@ Result<Qcow2Bitmaps::Change> Qcow2Bitmaps::PlanChange(const Bitmap& bitmap,
 Result<> Qcow2Bitmaps::EndCluster(uint64_t& entry, uint64_t first, bool dirty) {
   uint64_t offset = entry & kOffsetMask;
   if (offset == 0 && dirty == ((entry & kBitmapAllOnes) != 0)) return {};
-  std::vector<std::byte> bits(page_bytes(), std::byte{dirty ? uint8_t{0} : uint8_t{0xff}});
+  std::vector<std::byte> bits(page_bytes(), static_cast<std::byte>(dirty ? 0 : 0xff));
   if (offset != 0) {
     TRY_AS("bitmap", layer_.file_->Read(offset, Bytes(bits)));
   } else {

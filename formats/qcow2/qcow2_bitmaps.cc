@@ -40,9 +40,8 @@ Result<> Qcow2Bitmaps::MergeBitmap(const std::string& name, Bitmapper& source,
                                    const std::string& from) {
   return layer_.Named(Merge(name, source, from).WithPrefix("merging into " + Quoted(name)));
 }
-Result<> Qcow2Bitmaps::VisitDirty(const std::string& name, Range within,
-                                  const Bitmapper::Visit& visit) {
-  return layer_.Named(Visit(name, within, visit).WithPrefix(Quoted(name)));
+Result<> Qcow2Bitmaps::VisitDirty(const std::string& name, Range within, const Visit& visit) {
+  return layer_.Named(TellDirty(name, within, visit).WithPrefix(Quoted(name)));
 }
 
 // ---- The operations ----
@@ -159,12 +158,11 @@ Result<> Qcow2Bitmaps::MergePage(Table& table, uint64_t page, ConstBytes bits,
     if (all == before) return {};
     gone.push_back({old, page_bytes()});
   }
-  table[page] = TRY(NewCluster(fresh));
+  table[page] = TRY(NewRun(1, fresh));
   return layer_.file_->Write(table[page], ConstBytes(all)).WithPrefix("bitmap");
 }
 
-Result<> Qcow2Bitmaps::Visit(const std::string& name, Range within,
-                             const Bitmapper::Visit& visit) {
+Result<> Qcow2Bitmaps::TellDirty(const std::string& name, Range within, const Visit& visit) {
   const size_t index = TRY(FindTrusted(name));
   const Bitmap& bitmap = bitmaps_[index];
   const DirtyPages shape(bitmap.granularity_bits, page_bytes());
@@ -182,14 +180,14 @@ Result<> Qcow2Bitmaps::Visit(const std::string& name, Range within,
     found = dirty;
     return goes_on;
   };
-  for (uint64_t page = within.offset / shape.span();
-       goes_on && page * shape.span() < within.end(); ++page) {
+  for (uint64_t page = within.offset / shape.span(); goes_on && page * shape.span() < within.end();
+       ++page) {
     const PageBits now = TRY(BitsNow(bitmap, index, page));
     if (now.none) continue;
     const Range guest = shape.GuestOf(page);
     VisitBits(now.bits, page_bytes() * 8, [&](uint64_t first, uint64_t number) {
-      return tell({guest.offset + (first << bitmap.granularity_bits),
-                   number << bitmap.granularity_bits});
+      return tell(
+          {guest.offset + (first << bitmap.granularity_bits), number << bitmap.granularity_bits});
     });
   }
   if (goes_on && !found.empty()) (void)visit(found);
@@ -280,9 +278,12 @@ Result<Bitmap> Qcow2Bitmaps::Describe(const NewBitmap& wanted) const {
   return bitmap;
 }
 
-Result<uint64_t> Qcow2Bitmaps::NewCluster(std::vector<Range>& fresh) {
-  const Clusters place = TRY(layer_.allocator_->Allocate(1));
-  fresh.push_back({place.first << layer_.format_.cluster_bits, page_bytes()});
+// One cluster takes the place of one that is free; only a run has to be at the end.
+Result<uint64_t> Qcow2Bitmaps::NewRun(uint64_t clusters, std::vector<Range>& fresh) {
+  Allocator& allocator = *layer_.allocator_;
+  const Clusters place =
+      TRY(clusters == 1 ? allocator.Allocate(1) : allocator.AllocateTogether(clusters));
+  fresh.push_back({place.first << layer_.format_.cluster_bits, clusters * page_bytes()});
   return fresh.back().offset;
 }
 
@@ -290,10 +291,7 @@ Result<> Qcow2Bitmaps::PlaceTable(Bitmap& bitmap, const Table& table, std::vecto
   bitmap.table_offset = 0;
   bitmap.table_size = static_cast<uint32_t>(table.size());
   if (table.empty()) return {};
-  const uint64_t clusters = DivideUp(table.size() * 8, page_bytes());
-  const Clusters place = TRY(layer_.allocator_->AllocateTogether(clusters));
-  bitmap.table_offset = place.first << layer_.format_.cluster_bits;
-  fresh.push_back({bitmap.table_offset, clusters * page_bytes()});
+  bitmap.table_offset = TRY(NewRun(DivideUp(table.size() * 8, page_bytes()), fresh));
   return WriteTable(bitmap, table);
 }
 
@@ -321,10 +319,7 @@ Result<> Qcow2Bitmaps::WriteDirectory(std::vector<Bitmap>& bitmaps, std::vector<
     return Fail(Code::kNoSpace, "the bitmap directory would be larger than {} bytes",
                 kMaxBitmapDirectoryBytes);
   }
-  const uint64_t clusters = DivideUp(directory.size(), page_bytes());
-  const Clusters place = TRY(layer_.allocator_->AllocateTogether(clusters));
-  const uint64_t offset = place.first << layer_.format_.cluster_bits;
-  fresh.push_back({offset, clusters * page_bytes()});
+  const uint64_t offset = TRY(NewRun(DivideUp(directory.size(), page_bytes()), fresh));
   header.bitmaps = {static_cast<uint32_t>(bitmaps.size()), directory.size(), offset};
   header.autoclear |= kBitmapsConsistent;
   return layer_.file_->Write(offset, ConstBytes(directory)).WithPrefix("bitmap directory");
@@ -435,8 +430,9 @@ Result<Qcow2Bitmaps::Table> Qcow2Bitmaps::LoadTable(const Bitmap& bitmap) {
     if (!FitsIn(offset, page_bytes(), layer_.allocator_->file_size()) ||
         !layer_.metadata_.Find({offset, page_bytes()}).empty() ||
         TRY(layer_.allocator_->Refcount(offset)) != 1 || !seen.insert(offset).second) {
-      return Fail(Code::kCorrupt, "entry {} of the table at {:#x} ({:#x}) names what is not its own",
-                  i, bitmap.table_offset, table[i]);
+      return Fail(Code::kCorrupt,
+                  "entry {} of the table at {:#x} ({:#x}) names what is not its own", i,
+                  bitmap.table_offset, table[i]);
     }
   }
   return table;

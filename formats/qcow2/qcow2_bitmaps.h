@@ -117,7 +117,7 @@ class Qcow2Bitmaps final : public Bitmapper {
   // Bits of `page` that `source` has, too: into a new cluster, which `table` then names.
   Result<> MergePage(Table& table, uint64_t page, ConstBytes bits, std::vector<Range>& fresh,
                      std::vector<Range>& gone);
-  Result<> Visit(const std::string& name, Range within, const Visit& visit);
+  Result<> TellDirty(const std::string& name, Range within, const Visit& visit);
   // Bits of page `page` as they are now, in memory or on disk.
   Result<PageBits> BitsNow(const Bitmap& bitmap, size_t index, uint64_t page);
 
@@ -129,7 +129,7 @@ class Qcow2Bitmaps final : public Bitmapper {
                     const std::vector<Range>& gone);
   Result<> WriteDirectory(std::vector<Bitmap>& bitmaps, std::vector<Range>& fresh, Header& header);
   void GiveBack(const std::vector<Range>& fresh);
-  Result<uint64_t> NewCluster(std::vector<Range>& fresh);
+  Result<uint64_t> NewRun(uint64_t clusters, std::vector<Range>& fresh);
   // Everything that `bitmap` and its `table` occupy.
   std::vector<Range> SpaceOf(const Bitmap& bitmap, const Table& table) const;
   Result<> Free(const std::vector<Range>& gone);
@@ -155,10 +155,10 @@ class Qcow2Bitmaps final : public Bitmapper {
   Result<> PlaceChanged(size_t index, const Change& change);
 
   Qcow2Layer& layer_;
-  // As on disk, but for bits; changed under exclusion. Their info.in_use says that *we* do not trust
-  // them: it stays false of one that we track, while its flags say "in use" to others.
+  // As on disk, but for bits; changed under exclusion. Their info.in_use says that *we* do not
+  // trust them: it stays false of one that we track, while its flags say "in use" to others.
   std::vector<Bitmap> bitmaps_;
-  uint64_t directory_ = 0;       // bytes: offset of the directory
+  uint64_t directory_ = 0;  // bytes: offset of the directory
   std::atomic<bool> tracking_{false};
 
   // Guards pages, held_, and info.in_use where tracking begins. May be taken under map_mutex_; a

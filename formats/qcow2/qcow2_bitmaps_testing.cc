@@ -2,7 +2,6 @@
 
 #include "formats/qcow2/qcow2_disk.h"
 #include "formats/qcow2/qcow2_layer.h"
-#include "io/memory_store.h"
 
 namespace platter::qcow2 {
 
@@ -24,8 +23,8 @@ Result<SeenBitmaps> LookAtBitmaps(Store& file) {
   const std::vector<Bitmap> bitmaps = TRY(ParseBitmaps(header, directory));
   for (const Bitmap& bitmap : bitmaps) {
     Seen& seen = all[bitmap.info.name];
-    seen = {bitmap.info.in_use, bitmap.info.enabled, bitmap.info.granularity, bitmap.table_size,
-            {}};
+    seen = {
+        bitmap.info.in_use, bitmap.info.enabled, bitmap.info.granularity, bitmap.table_size, {}};
     std::vector<std::byte> table(bitmap.table_size * 8), bits(header.cluster_size());
     TRY(file.Read(bitmap.table_offset, Bytes(table)));
     for (uint64_t i = 0; i < bitmap.table_size; ++i) {

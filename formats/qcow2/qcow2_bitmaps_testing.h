@@ -8,6 +8,7 @@
 
 #include "formats/qcow2/qcow2_testing.h"
 #include "io/bitmapper.h"
+#include "io/memory_store.h"
 
 namespace platter::qcow2 {
 
