@@ -209,6 +209,8 @@ Result<Qcow2Bitmaps::PageBits> Qcow2Bitmaps::BitsNow(const Bitmap& bitmap, size_
       return ReadPage(bitmap, page, tracked.table[page]);
     }
   }
+  // The disk of a snapshot may be larger.
+  if (page >= bitmap.table_size) return Fail(Code::kOutOfRange, "it is too small for this disk");
   be64 entry;
   TRY_AS("bitmap table", layer_.file_->Read(bitmap.table_offset + page * 8,
                                             Bytes(reinterpret_cast<std::byte*>(&entry), 8)));
