@@ -4,6 +4,7 @@
 #include "tools/command.h"
 #include "tools/image_options.h"
 #include "tools/json_facts.h"
+#include "tools/snapshot_diff.h"
 
 namespace platter {
 namespace {
@@ -12,13 +13,15 @@ class SnapshotCommand : public Command {
  public:
   std::string_view name() const override { return "snapshot"; }
   std::string_view summary() const override {
-    return "List, create, apply or delete the snapshots inside an image";
+    return "List, create, apply, delete or compare the snapshots inside an image";
   }
   std::string_view examples() const override {
     return "  platter snapshot -c before-upgrade disk.qcow2\n"
            "  platter snapshot -l disk.qcow2\n"
            "  platter snapshot -a before-upgrade disk.qcow2\n"
            "  platter convert -l before-upgrade -O raw disk.qcow2 before.raw\n"
+           "  platter snapshot diff monday tuesday disk.qcow2        what changed, from its tables\n"
+           "  platter snapshot diff --picture changes.html monday disk.qcow2        since monday\n"
            "An image that another program has open is refused.\n";
   }
 
@@ -32,22 +35,45 @@ class SnapshotCommand : public Command {
         ->type_name("SNAP");
     what->add_option("-d,--delete", delete_, "Delete SNAP, an id or a name")->type_name("SNAP");
     what->require_option(0, 1);
-    app.add_option("--output", output_, "human or json: of the list")
+    app.add_option("--picture", diff_.picture, "diff: draw the changes into FILE.png or FILE.html")
+        ->type_name("FILE");
+    app.add_option("--output", output_, "human or json: of the list, of diff")
         ->check(CLI::IsMember({"human", "json"}))
         ->type_name("FORMAT");
     app.add_flag("-q,--quiet", image_.quiet, "Print errors only");
-    app.add_option("FILE", path_)->required();
+    app.add_option("FILE", words_, "The image; or: diff SNAP [SNAP] IMAGE")
+        ->required()
+        ->expected(1, 4);
   }
 
   int Run(Console& console) override {
+    path_ = words_.back();
+    if (words_.size() > 1) return Report(Diff(console), console);
     Result<> done =
         create_.empty() && apply_.empty() && delete_.empty() ? List(console) : Change(console);
+    return Report(std::move(done), console);
+  }
+
+ private:
+  static int Report(Result<> done, Console& console) {
     if (done) return 0;
     console.Report(done.error());
     return 1;
   }
 
- private:
+  Result<> Diff(Console& console) {
+    if (words_[0] != "diff" || words_.size() < 3 || list_ ||
+        !(create_ + apply_ + delete_).empty()) {
+      return Fail(Code::kOutOfRange, "snapshot takes one FILE, or: diff SNAP [SNAP] FILE");
+    }
+    diff_.image = image_;
+    diff_.path = path_;
+    diff_.from = words_[1];
+    if (words_.size() == 4) diff_.to = words_[2];
+    diff_.output = output_;
+    return ShowSnapshotDiff(diff_, console);
+  }
+
   Result<> List(Console& console) {
     image_.info_only = true;
     auto disk = TRY(image_.Open(path_, false, console));
@@ -74,6 +100,8 @@ class SnapshotCommand : public Command {
   }
 
   ImageOptions image_;
+  SnapshotDiff diff_;
+  std::vector<std::string> words_;
   std::string path_, create_, apply_, delete_, output_ = "human";
   bool list_ = false;
 };

@@ -49,7 +49,11 @@ std::vector<std::unique_ptr<Command>> AllCommands() {
   all.push_back(MakeMapCommand());
   all.push_back(MakeMeasureCommand());
   all.push_back(MakeResizeCommand());
+  all.push_back(MakeAmendCommand());
+  all.push_back(MakeCompactCommand());
   all.push_back(MakeSnapshotCommand());
+  all.push_back(MakeBitmapCommand());
+  all.push_back(MakeBackupCommand());
   all.push_back(MakeHashCommand());
   all.push_back(MakeServeCommand());
   return all;

@@ -31,7 +31,11 @@ class Command {
   virtual int usage_exit_code() const { return 1; }
 };
 
+std::unique_ptr<Command> MakeAmendCommand();
+std::unique_ptr<Command> MakeBackupCommand();
+std::unique_ptr<Command> MakeBitmapCommand();
 std::unique_ptr<Command> MakeCheckCommand();
+std::unique_ptr<Command> MakeCompactCommand();
 std::unique_ptr<Command> MakeCompareCommand();
 std::unique_ptr<Command> MakeConvertCommand();
 std::unique_ptr<Command> MakeCreateCommand();

@@ -8,8 +8,11 @@
 #include "base/sync.h"
 #include "cow/concat_layer.h"
 #include "cow/create.h"
+#include "cow/dirty_view.h"
 #include "formats/format.h"
 #include "formats/options.h"
+#include "tools/convert_bitmaps.h"
+#include "tools/convert_snapshots.h"
 #include "tools/hash_disk.h"
 #include "tools/interrupt.h"
 #include "tools/stream.h"
@@ -33,6 +36,11 @@ class Converter {
       TRY(IntoExisting());
     } else {
       TRY(IntoNew(o_.target));
+    }
+    if (!o_.new_bitmap.empty()) {
+      TRY_AS(fmt::format("'{}' is complete, but bitmap '{}' does not begin anew",
+                         Printable(o_.target, 4096), Printable(o_.new_bitmap)),
+             RestartBitmap(*source_, o_.new_bitmap));
     }
     if (outcome_.unreadable_bytes > 0 && !o_.progress.quiet) {
       console_.Warn(
@@ -68,18 +76,35 @@ class Converter {
       return Fail(Code::kOutOfRange, "-o makes a new image, -n does not");
     if (o_.verify && o_.copy.salvage)
       return Fail(Code::kOutOfRange, "--verify and --salvage exclude one another");
+    if (o_.bitmaps && (o_.sources.size() > 1 || from_stdin() || !o_.source.snapshot.empty())) {
+      return Fail(Code::kUnsupported, "--bitmaps needs one source, and not a snapshot of it");
+    }
+    if (o_.with_snapshots && (o_.sources.size() > 1 || from_stdin() || o_.target == "-" ||
+                              !o_.source.snapshot.empty() || !o_.parent.empty() || o_.no_create)) {
+      return Fail(Code::kUnsupported,
+                  "--with-snapshots takes one image into a new one, without -l, -B and -n");
+    }
+    if (o_.bitmaps && o_.target == "-")
+      return Fail(Code::kUnsupported, "--bitmaps to standard output");
     return {};
   }
 
   Result<std::unique_ptr<Layer>> OpenSources() {
     std::vector<std::unique_ptr<Layer>> disks;
     for (const std::string& path : o_.sources) {
-      auto disk = TRY(o_.source.Open(path, false, console_));
+      auto disk = TRY(o_.source.Open(path, !o_.new_bitmap.empty(), console_));
       if (disks.empty() && !o_.parent.empty() && disk->depth() > 1) source_parent_ = disk->path(1);
       disks.push_back(std::move(disk));
     }
     if (disks.size() > 1 && !o_.parent.empty())
       return Fail(Code::kUnsupported, "-B with several sources");
+    const size_t dropped = disks[0]->info().snapshots.size();
+    if (dropped > 0 && !o_.with_snapshots && o_.source.snapshot.empty() && !o_.progress.quiet) {
+      console_.Warn(
+          fmt::format("{} snapshot{} left out of the output (--with-snapshots keeps them in qcow2)",
+                      dropped, dropped == 1 ? " is" : "s are"));
+    }
+    if (o_.bitmaps) TRY(CheckBitmaps(*disks[0], nullptr, o_.skip_broken_bitmaps));
     return disks.size() == 1 ? std::move(disks[0]) : TRY(ConcatLayer::Join(std::move(disks)));
   }
 
@@ -110,6 +135,7 @@ class Converter {
     o_.copy.target_is_zero = disk.depth() == 1 && image->starts_zero();
     TRY(Fill(disk));
     TRY(Verify(disk));
+    TRY(PassBitmaps(disk));
     return image->Commit();
   }
 
@@ -144,7 +170,8 @@ class Converter {
     }
     o_.copy.target_is_zero = o_.target_is_zero;
     TRY(Fill(*disk));
-    return Verify(*disk);
+    TRY(Verify(*disk));
+    return PassBitmaps(*disk);
   }
 
   Result<> ToStdout() {
@@ -174,7 +201,7 @@ class Converter {
     const Format* format = TRY(FindFormat(o_.target_format));
     const auto& options = o_.target_options;
     bool plain = !o_.copy.compress && !o_.copy.salvage && o_.copy.bytes_per_second == 0 &&
-                 !o_.verify && o_.parent.empty() && !o_.target_secret &&
+                 !o_.verify && !o_.bitmaps && o_.parent.empty() && !o_.target_secret &&
                  !options.contains("size") && !options.contains("backing_file");
     if (!format->stream || !plain) return nullptr;
     CreateOptions create{.size = source_->info().size, .options = o_.target_options};
@@ -189,17 +216,38 @@ class Converter {
       return Fail(Code::kUnsupported, "{} images cannot hold compressed clusters{}",
                   disk.info().format, disk.info().encrypted ? " when they are encrypted" : "");
     }
+    if (o_.bitmaps) TRY(CheckBitmaps(*source_, &disk, o_.skip_broken_bitmaps));
     {
       ProgressDisplay display(console_, progress_, o_.progress);
       if (from_stdin()) {
         TRY_AS("standard input", ImportRaw(STDIN_FILENO, disk, o_.copy));
         TRY(RoundSize(disk));
       } else {
-        o_.copy.skip_parent = SharesParentWith(disk);
-        TRY(Copy(*source_, disk, {0, source_->info().size}, o_.copy));
+        TRY(CopySource(disk));
       }
     }
     return disk.Flush();
+  }
+
+  Result<> CopySource(Disk& disk) {
+    const Range all{0, source_->info().size};
+    if (o_.with_snapshots) {
+      return CopyWithSnapshots(o_.sources[0], o_.source, disk, o_.copy, console_);
+    }
+    if (o_.since.empty()) {
+      o_.copy.skip_parent = SharesParentWith(disk);
+      return Copy(*source_, disk, all, o_.copy);
+    }
+    const uint64_t unit = std::max<uint64_t>(disk.info().unit, 4096);
+    auto dirty = TRY(DirtyView::Make(*source_, o_.since, unit));
+    o_.copy.skip_parent = true;
+    return Copy(*dirty, disk, all, o_.copy);
+  }
+
+  Result<> PassBitmaps(Disk& disk) {
+    if (!o_.bitmaps) return {};
+    return CopyBitmaps(*source_, disk, o_.skip_broken_bitmaps,
+                       o_.progress.quiet ? nullptr : &console_);
   }
 
   // The end of a stream is known when it is there.
