@@ -20,6 +20,7 @@
 #include "cow/unwrap.h"
 #include "formats/signatures.h"
 #include "io/concat_store.h"
+#include "io/remote/url.h"
 
 namespace platter {
 
@@ -78,7 +79,7 @@ class ChainOpener {
 
   // A file that may not be part of the chain.
   void Exclude(const std::string& path) {
-    if (auto id = IdentifyFile(path)) seen_.insert(*id);
+    if (auto id = gate_.Identify(path)) seen_.insert(*id);
   }
 
   // The image that the user named, out of what is around it.
@@ -119,8 +120,7 @@ class ChainOpener {
   // The file at `path` as the parent that `child` records as `reference`.
   Result<Link> OpenResolved(const std::string& child, const Reference& reference,
                             const std::string& path) {
-    const std::string what =
-        fmt::format("'{}': {}", Printable(child, PATH_MAX), Describe(reference));
+    const std::string what = fmt::format("'{}': {}", DescribeUrl(child), Describe(reference));
     auto link = TRY(OpenBelow(path, FormatOfRecorded(reference.format), what, true));
     TRY_AS(what, CheckIdentity(reference, link.layer->info().identity));
     WarnIfChanged(what, reference, path);
@@ -135,7 +135,7 @@ class ChainOpener {
   Result<Link> OpenInstead(const std::string& child, const Reference* recorded,
                            const std::string& path, const std::string& format) {
     const std::string what =
-        fmt::format("'{}': parent '{}'", Printable(child, PATH_MAX), Printable(path, PATH_MAX));
+        fmt::format("'{}': parent '{}'", DescribeUrl(child), DescribeUrl(path));
     auto link = TRY(OpenBelow(path, format, what, false));
     if (recorded) TRY_AS(what, CheckIdentity(*recorded, link.layer->info().identity));
     return link;
@@ -152,7 +152,7 @@ class ChainOpener {
     FileOptions file = options_.file;
     file.writable = false;
     file.path = {.no_links = resolved, .must_be = TRY_AS(what, Remember(path))};
-    auto store = TRY_AS(what, Gate::OpenFile(path, file));
+    auto store = TRY_AS(what, gate_.Open(path, file));
     // What a guess means for writers does not concern a parent.
     auto* warnings = format.empty() ? nullptr : warnings_;
     auto image =
@@ -183,16 +183,16 @@ class ChainOpener {
 
   // An image that is reached a second time would be its own parent.
   Result<FileId> Remember(const std::string& path) {
-    FileId id = TRY(IdentifyFile(path));
+    FileId id = TRY(gate_.Identify(path));
     if (seen_.insert(id).second) return id;
     return Fail(Code::kRefused, "the chain comes back to '{}', which is part of it already",
-                Printable(path, PATH_MAX));
+                DescribeUrl(path));
   }
 
   Result<std::unique_ptr<Store>> OpenFiles(const std::string& path) {
     FileOptions file = options_.file;
     file.path.must_be = TRY(Remember(path));
-    auto store = TRY(Gate::OpenFile(path, file));
+    auto store = TRY(gate_.Open(path, file));
     auto parts = options_.options.find(std::string(kPartsOption));
     if (parts == options_.options.end()) return store;
 
@@ -200,7 +200,7 @@ class ChainOpener {
     stores.push_back(std::move(store));
     for (const std::string& part : SplitParts(parts->second)) {
       file.path.must_be = TRY_AS("option 'parts'", Remember(part));
-      stores.push_back(TRY_AS("option 'parts'", Gate::OpenFile(part, file)));
+      stores.push_back(TRY_AS("option 'parts'", gate_.Open(part, file)));
     }
     return TRY(ConcatStore::Open(std::move(stores)));
   }
@@ -213,7 +213,7 @@ class ChainOpener {
     ReferenceOpener files(gate_, image.path, options_.file, seen_, InspectorOf(image));
     Opener* opener = image.opener ? image.opener.get() : &files;
     open.opener = options_.info_only ? nullptr : opener;
-    const std::string what = fmt::format("{} '{}'", format->name, Printable(image.path, PATH_MAX));
+    const std::string what = fmt::format("{} '{}'", format->name, DescribeUrl(image.path));
     auto layer = TRY_AS(what, format->open(std::move(image.store), open));
     for (const std::string& problem : layer->info().problems) {
       Warn(warnings_, fmt::format("{}: left out: {}", what, problem));
@@ -247,7 +247,7 @@ using Chain = std::vector<Link>;
 Result<> AddParents(ChainOpener& opener, Chain& chain) {
   while (const Reference* parent = ParentOf(*chain.back().layer)) {
     const std::string& child = chain.back().path;
-    const std::string what = fmt::format("'{}'", Printable(child, PATH_MAX));
+    const std::string what = fmt::format("'{}'", DescribeUrl(child));
     if (chain.back().closed) {
       return Fail(Code::kRefused, "{}: {}: an image in an archive may not name what is outside",
                   what, Describe(*parent));
@@ -352,8 +352,9 @@ Result<std::unique_ptr<Disk>> Disk::OpenParents(const std::string& image_path,
   std::string path = TRY(Gate(anywhere).Resolve(image_path, reference));
   if (!gate.Resolve(image_path, reference)) {
     Warn(warnings, fmt::format("'{}': {} is outside the image's directory: opening the image is "
-                               "going to need --trust DIR or --allow-external",
-                               Printable(image_path, PATH_MAX), Describe(reference)));
+                               "going to need {}--allow-external",
+                               DescribeUrl(image_path), Describe(reference),
+                               gate.FindUrlOpener(path) ? "" : "--trust DIR or "));
   }
   ChainOpener opener(options, gate, warnings);
   // An image that is to be replaced cannot be among its own parents.

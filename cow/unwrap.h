@@ -48,7 +48,7 @@ struct Unwrapped {
 };
 
 // "a.ova:disk2.vmdk" as "a.ova" and "disk2.vmdk", where no file has the whole as its name but one
-// has the part before a colon. Else `name` and "".
+// has the part before a colon; in a URL, behind the last ".ova:". Else `name` and "".
 struct MemberName {
   std::string path, member;
 };

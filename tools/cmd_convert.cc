@@ -46,6 +46,8 @@ class ConvertCommand : public Command {
            "  zstd -dc disk.raw.zst | platter convert -f raw -O qcow2 - "
            "disk.qcow2\n"
            "  platter convert -O qcow2 disk.raw - | ssh host 'cat > disk.qcow2'\n"
+           "  platter convert -O qcow2 https://host/disk.vmdk disk.qcow2\n"
+           "  platter convert -n -O raw disk.qcow2 nbd://host/disk\n"
            "Exit code: 0 whole, 1 failed (and no output left), 3 written with "
            "--salvage, but parts of\n"
            "the source could not be read and are zeros.\n";
