@@ -4,13 +4,13 @@
 
 #include <cerrno>
 #include <climits>
-#include <filesystem>
 #include <map>
 #include <optional>
 #include <utility>
 
 #include "base/bytes.h"
 #include "base/check.h"
+#include "cow/set_parent.h"
 #include "formats/options.h"
 #include "io/atomic_file.h"
 
@@ -90,20 +90,6 @@ class Companions final : public FileMaker, public Opener {
 
 std::string FileName(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
-// What a format may want to record of the parent that was opened at `path`.
-Result<ParentFile> LookAtParent(const Disk& parent, const std::string& image_path) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  ParentFile file{.path = parent.path(0), .info = parent.info()};
-  file.relative = fs::relative(file.path, fs::absolute(image_path).parent_path(), error).string();
-  struct stat status;
-  if (error || ::stat(file.path.c_str(), &status) != 0) {
-    return FailErrno(error ? error.value() : errno, "parent '{}'", Printable(file.path, PATH_MAX));
-  }
-  file.modified = status.st_mtime;
-  return file;
-}
-
 }  // namespace
 
 struct NewImage::State {
@@ -146,13 +132,12 @@ Result<std::unique_ptr<NewImage>> NewImage::Create(const std::string& path,
   state->starts_zero = !raw_bytes || !image_store->caps().block_device;
 
   Companions& companions = state->companions.emplace(path, options);
-  create.file_name = FileName(path);
+  create.file_name = FileName(options.recorded_name.empty() ? path : options.recorded_name);
   create.files = &companions;
   TRY_AS(fmt::format("creating '{}'", Printable(path, PATH_MAX)),
          format->create(*image_store, create));
   if (companions.on_device()) state->starts_zero = false;
-  OpenOptions open{
-      .writable = true, .secret = create.secret, .opener = &companions, .fresh = true};
+  OpenOptions open{.writable = true, .secret = create.secret, .opener = &companions, .fresh = true};
   auto layer = TRY(format->open(std::move(image_store), open));
   const uint64_t size = layer->info().size;
   if (warnings && !raw_bytes && size != RoundUp(create.size, kSector)) {

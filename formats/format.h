@@ -146,6 +146,13 @@ struct Format {
 
   // Null where the format cannot be written as a stream; kUnsupported where these options cannot.
   Result<std::unique_ptr<ImageStream>> (*stream)(const CreateOptions& options) = nullptr;
+
+  // Records another parent, or none, in an image: null where the format has no parents. Crash-safe:
+  // the record of before or of after. `file` is the parent as it was found, which formats need that
+  // record more than its name.
+  Result<> (*set_parent)(Store& store, const OpenOptions& open,
+                         const std::optional<Reference>& parent,
+                         const std::optional<ParentFile>& file) = nullptr;
 };
 
 // All formats, in probe order.

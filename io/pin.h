@@ -45,25 +45,37 @@ class PinSet {
 class Pin {
  public:
   Pin() = default;
-  Pin(Pin&& other) noexcept : set_(std::exchange(other.set_, nullptr)), parity_(other.parity_) {}
+  Pin(Pin&& other) noexcept
+      : first_(std::exchange(other.first_, {})), second_(std::exchange(other.second_, {})) {}
   Pin& operator=(Pin&& other) noexcept {
     Release();
-    set_ = std::exchange(other.set_, nullptr);
-    parity_ = other.parity_;
+    first_ = std::exchange(other.first_, {});
+    second_ = std::exchange(other.second_, {});
     return *this;
   }
   ~Pin() { Release(); }
 
- private:
-  friend class PinSet;
-  Pin(PinSet* set, int parity) : set_(set), parity_(parity) {}
-  void Release() {
-    if (set_) set_->active_[parity_].fetch_sub(1);
-    set_ = nullptr;
+  // Holds what both hold; each of one set at most.
+  static Pin Both(Pin a, Pin b) {
+    a.second_ = std::exchange(b.first_, {});
+    return a;
   }
 
-  PinSet* set_ = nullptr;
-  int parity_ = 0;
+ private:
+  friend class PinSet;
+  struct Hold {
+    PinSet* set = nullptr;
+    int parity = 0;
+  };
+  Pin(PinSet* set, int parity) : first_{set, parity} {}
+  void Release() {
+    for (Hold* hold : {&second_, &first_}) {
+      if (hold->set) hold->set->active_[hold->parity].fetch_sub(1);
+      hold->set = nullptr;
+    }
+  }
+
+  Hold first_, second_;
 };
 
 inline Pin PinSet::Hold() {

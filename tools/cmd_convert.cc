@@ -84,6 +84,9 @@ class ConvertCommand : public Command {
     app.add_flag("--salvage", o.copy.salvage, "What cannot be read becomes zeros, and is told");
     app.add_flag("--verify", o.verify,
                  "Read the output back and compare its content hash with the source's");
+    app.add_flag("--resume", o.resume,
+                 "Go on where an interrupted convert --resume stopped; what is not whole yet is "
+                 "in hidden files beside the output");
     app.add_flag("--force", o.force, "Replace an existing output file");
     app.add_flag("--reproducible", o.reproducible,
                  "The same input gives the same bytes: fixed ids, times from "

@@ -50,7 +50,13 @@ std::vector<std::unique_ptr<Command>> AllCommands() {
   all.push_back(MakeMeasureCommand());
   all.push_back(MakeResizeCommand());
   all.push_back(MakeSnapshotCommand());
+  all.push_back(MakeCommitCommand());
+  all.push_back(MakeRebaseCommand());
+  all.push_back(MakeStreamCommand());
+  all.push_back(MakeCloneCommand());
+  all.push_back(MakeDdCommand());
   all.push_back(MakeHashCommand());
+  all.push_back(MakeBenchCommand());
   return all;
 }
 

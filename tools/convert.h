@@ -25,6 +25,7 @@ struct ConvertOptions {
   bool target_direct = false;
   bool no_create = false, target_is_zero = false, force = false;
   bool verify = false, reproducible = false;
+  bool resume = false;  // go on where an attempt was interrupted, and let another one go on
   CopyOptions copy;
   ProgressOptions progress;
 };

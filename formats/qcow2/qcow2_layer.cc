@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "formats/qcow2/qcow2_header_io.h"
 #include "formats/qcow2/qcow2_snapshots.h"
 
 namespace platter::qcow2 {
@@ -13,7 +14,6 @@ namespace platter::qcow2 {
 namespace {
 constexpr uint64_t kSliceBytes = 64 * kKiB;
 constexpr size_t kL2CacheBytes = 16 * kMiB;
-constexpr uint64_t kSector = 512;  // bytes: what a disk writes whole
 }  // namespace
 
 Qcow2Layer::Qcow2Layer(Parts parts)
@@ -138,22 +138,9 @@ Result<> Qcow2Layer::BeginChange() {
   return {};
 }
 
-// Only the sectors that differ are written; everything that the tables hang on is in the first. No
-// Sync. Under flush_mutex_.
+// No Sync. Under flush_mutex_.
 Result<> Qcow2Layer::WriteHeaderLocked(const Header& header) {
-  std::vector<std::byte> now = TRY(BuildHeader(header));
-  std::vector<std::byte> before(now.size());
-  uint64_t there = std::min<uint64_t>(now.size(), TRY(file_->Size()));
-  TRY_AS("header", file_->Read(0, Bytes(before).first(there)));
-  for (uint64_t at = 0; at < now.size(); at += kSector) {
-    ConstBytes sector = ConstBytes(now).subspan(at, kSector);
-    if (at + kSector <= there && std::ranges::equal(sector, Bytes(before).subspan(at, kSector))) {
-      continue;
-    }
-    // Zeros that the file does not reach need not be there.
-    if (at >= there && IsZero(sector)) continue;
-    TRY_AS("header", file_->Write(at, sector));
-  }
+  TRY(PutHeader(*file_, header));
   header_ = header;
   return {};
 }

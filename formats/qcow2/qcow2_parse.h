@@ -27,6 +27,7 @@ constexpr uint64_t kMaxSnapshotTableBytes = 64 * kMiB, kMaxBitmapDirectoryBytes 
 constexpr uint32_t kMaxBackingName = 1023, kMaxBackingFormat = 15;
 constexpr uint64_t kMaxCryptoHeaderBytes = 32 * kMiB;
 constexpr uint64_t kMaxBitmapBytes = 512 * kMiB;  // of one bitmap's data
+constexpr uint64_t kSector = 512;                 // bytes: what a disk writes whole
 constexpr uint32_t kMaxHeaderBytes = 2 * kMiB;    // header, extensions and names end in one cluster
 
 struct UnknownExtension {
@@ -115,6 +116,19 @@ Result<> CheckLayout(const Header& header);
 // The first cluster's bytes for `header` (cluster_size() long, zero-padded): header, extensions,
 // feature name table, backing name. kOutOfRange if it does not fit.
 Result<std::vector<std::byte>> BuildHeader(const Header& header);
+
+// As BuildHeader without the feature name table, so that all of it is in the first sector, which a
+// disk writes whole or not at all. With `name_at` the backing name is not part of it and lies
+// there.
+Result<std::vector<std::byte>> BuildFirstSector(const Header& header,
+                                                std::optional<uint64_t> name_at);
+
+// Where the backing name is that the header in `head` names; empty: nowhere.
+Result<Range> NamePlace(ConstBytes head);
+
+// Where behind the first sector `length` bytes can be written that nothing which the header in
+// `head` (the first cluster, or what there is of it) says lies in. kNoSpace.
+Result<uint64_t> FindRoomForName(ConstBytes head, uint64_t length);
 
 // L2 entries, decoded.
 struct L2Entry {
