@@ -24,7 +24,8 @@ class Hook {
 extern thread_local Hook* hook;
 
 inline void Yield(const char* where) {
-  if (hook) [[unlikely]] hook->Yield(where);
+  if (hook) [[unlikely]]
+    hook->Yield(where);
 }
 
 }  // namespace sched
@@ -33,7 +34,8 @@ inline void Yield(const char* where) {
 class Mutex {
  public:
   void lock() {
-    if (!sched::hook) [[likely]] return mutex_.lock();
+    if (!sched::hook) [[likely]]
+      return mutex_.lock();
     while (!mutex_.try_lock()) sched::hook->Yield("mutex");
   }
   bool try_lock() { return mutex_.try_lock(); }
@@ -48,7 +50,8 @@ class CondVar {
   // Waits until `ready()` holds; `lock` is held on entry, during `ready` and on return.
   template <class Ready>
   void Wait(std::unique_lock<Mutex>& lock, Ready ready) {
-    if (!sched::hook) [[likely]] return cv_.wait(lock, ready);
+    if (!sched::hook) [[likely]]
+      return cv_.wait(lock, ready);
     while (!ready()) {
       lock.unlock();
       sched::hook->Yield("wait");
@@ -56,7 +59,6 @@ class CondVar {
     }
   }
   void NotifyAll() { cv_.notify_all(); }
-  void NotifyOne() { cv_.notify_one(); }
 
  private:
   std::condition_variable_any cv_;

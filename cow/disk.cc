@@ -243,7 +243,7 @@ size_t Disk::TryMap(Range want, std::span<Extent> out) {
 Pin Disk::Hold() {
   if (!structure_) return layers_[0]->Hold();
   Pin shared = structure_->Hold();
-  return Pin::Both(std::move(shared), layers_[0]->Hold());
+  return Pin::Both(layers_[0]->Hold(), std::move(shared));
 }
 
 StructureLock::Shared Disk::Share() {

@@ -17,6 +17,7 @@
 #include "cow/structure_lock.h"
 #include "formats/format.h"
 #include "io/layer.h"
+#include "io/unit_cache.h"
 #include "io/unpack/unpacked_store.h"
 
 namespace platter {
@@ -114,6 +115,9 @@ class Disk : public Layer {
   // longer parent zeroes what would show through.
   Resizer* resizer() override;
   Snapshotter* snapshotter() override;
+  Bitmapper* bitmapper() override { return layers_[0]->bitmapper(); }
+  // Of all layers: what those below the top name is never freed.
+  UnitCache* unit_cache() override { return &unit_cache_; }
 
   size_t depth() const { return layers_.size(); }
   Layer& layer(size_t depth) { return *layers_[depth]; }
@@ -132,6 +136,7 @@ class Disk : public Layer {
 
   std::vector<std::unique_ptr<Layer>> layers_;
   std::vector<std::string> paths_;
+  UnitCache unit_cache_;
   bool open_ended_ = false;  // DiskOptions::layers left some out
   // Null: there is nobody who could change anything, since the top is read only.
   std::unique_ptr<StructureLock> structure_;

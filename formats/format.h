@@ -147,9 +147,9 @@ struct Format {
   // Null where the format cannot be written as a stream; kUnsupported where these options cannot.
   Result<std::unique_ptr<ImageStream>> (*stream)(const CreateOptions& options) = nullptr;
 
-  // Records another parent, or none, in an image: null where the format has no parents. Crash-safe:
-  // the record of before or of after. `file` is the parent as it was found, which formats need that
-  // record more than its name.
+  // Records another parent in an image, or none; `file` is what `parent` is, where somebody looked.
+  // Guest data stays as it is. Durable on return; a crash leaves the record of before or of after.
+  // Null where the format has no parents.
   Result<> (*set_parent)(Store& store, const OpenOptions& open,
                          const std::optional<Reference>& parent,
                          const std::optional<ParentFile>& file) = nullptr;

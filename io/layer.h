@@ -68,8 +68,11 @@ struct Extent {
 };
 
 // Space for new bytes, unseen by readers. Made by Layer::Reserve. Destroying it without Publish
-// gives the space back. Used by one thread at a time; a thread holds at most one, so that waiting
-// for an overlapping one cannot deadlock.
+// gives the space back. Used by one thread at a time.
+//
+// A thread that holds some may reserve only what lies behind all of them, as a copy does that goes
+// through the disk. Then waiting for overlapping ones cannot close a circle (io/range_lock.h says
+// why); reserving further to the front can, and deadlock.
 class Reservation {
  public:
   virtual ~Reservation() = default;
@@ -91,8 +94,9 @@ class Reservation {
   virtual Result<> Publish() = 0;
 };
 
-// Thread rule for every call, unless it says otherwise: any thread, any number at once. Calls that
-// change structure (Resizer, snapshots, repair) exclude everything else; cow/Disk sees to it.
+// Thread rule for every call, unless it says otherwise: any thread, any number at once. What
+// changes structure (Resizer, snapshots, repair) excludes everything else. No layer and no Disk has
+// a lock for that: whoever opened the disk sees to it that nothing else uses it meanwhile.
 class Layer {
  public:
   virtual ~Layer() = default;
@@ -114,7 +118,8 @@ class Layer {
     return 0;
   }
 
-  // Reserves space for new bytes. Waits for an overlapping Reservation or Discard. A part of the
+  // Reserves space for new bytes. Waits for an overlapping Reservation or Discard of another
+  // thread; the caller's own Reservations all lie in front of `want`. A part of the
   // range that is (by now) writable in place is given in place. kReadOnly, kNoSpace, kOutOfRange.
   virtual Result<std::unique_ptr<Reservation>> Reserve(Range want) = 0;
 
@@ -138,6 +143,10 @@ class Layer {
   // Small interfaces that a layer may offer; null where it does not. Asked for once, at open.
   virtual class Resizer* resizer() { return nullptr; }
   virtual class Snapshotter* snapshotter() { return nullptr; }
+  virtual class Bitmapper* bitmapper() { return nullptr; }
+
+  // Where the engine keeps unpacked units between two reads; null: nowhere.
+  virtual class UnitCache* unit_cache() { return nullptr; }
 };
 
 enum class Preallocation : uint8_t { kOff, kMetadata, kFalloc, kFull };

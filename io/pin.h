@@ -55,22 +55,25 @@ class Pin {
   }
   ~Pin() { Release(); }
 
-  // Holds what both hold; each of one set at most.
-  static Pin Both(Pin a, Pin b) {
-    a.second_ = std::exchange(b.first_, {});
-    return a;
+  // Holds what both hold, each of one set at most; the epoch is that of `first`.
+  static Pin Both(Pin first, Pin second) {
+    first.second_ = std::exchange(second.first_, {});
+    return first;
   }
+
+  // In which it began; an empty Pin's is before all others.
+  uint64_t epoch() const { return first_.epoch; }
 
  private:
   friend class PinSet;
   struct Hold {
     PinSet* set = nullptr;
-    int parity = 0;
+    uint64_t epoch = 0;
   };
-  Pin(PinSet* set, int parity) : first_{set, parity} {}
+  Pin(PinSet* set, uint64_t epoch) : first_{set, epoch} {}
   void Release() {
-    for (Hold* hold : {&second_, &first_}) {
-      if (hold->set) hold->set->active_[hold->parity].fetch_sub(1);
+    for (Hold* hold : {&first_, &second_}) {
+      if (hold->set) hold->set->active_[hold->epoch & 1].fetch_sub(1);
       hold->set = nullptr;
     }
   }
@@ -81,12 +84,11 @@ class Pin {
 inline Pin PinSet::Hold() {
   while (true) {
     uint64_t epoch = epoch_.load();
-    int parity = static_cast<int>(epoch & 1);
     sched::Yield("hold");
-    active_[parity].fetch_add(1);
+    active_[epoch & 1].fetch_add(1);
     // Counted in a parity that is no longer current: the epoch may have moved on without us.
-    if (epoch_.load() == epoch) return Pin(this, parity);
-    active_[parity].fetch_sub(1);
+    if (epoch_.load() == epoch) return Pin(this, epoch);
+    active_[epoch & 1].fetch_sub(1);
   }
 }
 

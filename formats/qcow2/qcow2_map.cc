@@ -43,8 +43,12 @@ Result<size_t> Qcow2Layer::Map(Range want, std::span<Extent> out) {
 
 size_t Qcow2Layer::TryMap(Range want, std::span<Extent> out) {
   if (out.empty() || !CheckInside(want).has_value()) return 0;
+  // It is held for a small part of the time that going to sleep and waking up takes.
+  constexpr int kTries = 100;
+  std::unique_lock lock(map_mutex_, std::try_to_lock);
+  for (int i = 1; !lock && i < kTries; ++i) (void)lock.try_lock();
+  if (!lock) return 0;
   Stop stop;
-  std::lock_guard lock(map_mutex_);
   return MapLocked(want, out, stop);
 }
 

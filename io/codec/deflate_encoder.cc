@@ -1,14 +1,14 @@
 // Why an encoder of our own: with qcow2's 4 KiB window ISA-L's best level makes 6 to 7 % more than
 // zlib's default and knows no better; zlib is five times too slow; other fast encoders cannot be
 // told a window. A window of 4 KiB also makes matching cheap: a hash bucket of the two or four
-// latest places holds nearly all that are worth trying, in 32 or 64 KiB of tables.
+// latest places holds nearly all that are worth trying, in 64 or 128 KiB of tables.
 //
 // Positions are kept modulo 65536. An entry that is older than that looks like a near one; it is
 // then tried, and is a match only where the bytes say so. So any number in the table is harmless,
 // and clearing it for each unit serves only to make the output depend on nothing but the input.
 #include "io/codec/deflate_encoder.h"
 
-#include <zlib.h>
+#include <isa-l.h>
 
 #include <algorithm>
 #include <bit>
@@ -29,17 +29,18 @@ static_assert(std::endian::native == std::endian::little, "MatchLength counts lo
 struct Strategy {
   size_t places;       // in a hash bucket
   uint32_t try_later;  // a match shorter than this may give way to a longer one a byte later
+  uint32_t stride;     // of the places that a match covers every so many-th is entered
 };
 constexpr Strategy StrategyOf(Effort effort) {
   switch (effort) {
-    case Effort::kGreedy: return {2, 0};
-    case Effort::kLazy: return {2, 10};
-    case Effort::kThorough: return {4, 32};
+    case Effort::kGreedy: return {2, 0, 2};
+    case Effort::kLazy: return {2, 10, 1};
+    case Effort::kThorough: return {4, 32, 1};
   }
 }
 
 // Of a hash, for a window of at most 4 KiB and for a larger one.
-constexpr uint32_t kHashBits = 13, kHashBitsLarge = 15;
+constexpr uint32_t kHashBits = 14, kHashBitsLarge = 15;
 // What the hash covers, and the shortest match we look for: those of 3 save next to nothing.
 constexpr uint32_t kHashed = 4;
 // A match this long is not compared with others.
@@ -162,7 +163,8 @@ class DeflateEncoder final : public Compressor {
     tokens_[token_count_++] = {static_cast<uint16_t>(kMatch + match.length),
                                static_cast<uint16_t>(match.distance)};
     at_ += match.length;
-    for (uint32_t end = std::min(at_, searched_end); entered < end; ++entered) Insert(entered);
+    uint32_t end = std::min(at_, searched_end);
+    for (; entered < end; entered += kStrategy.stride) Insert(entered);
   }
 
   bool Parse(ConstBytes from, size_t limit) {
@@ -193,9 +195,9 @@ class DeflateEncoder final : public Compressor {
     unsigned check = 31 - method * 256 % 31;
     stream[0] = static_cast<std::byte>(method);
     stream[1] = static_cast<std::byte>(check);
-    auto* data = reinterpret_cast<const Bytef*>(from.data());
-    uLong adler = adler32_z(adler32_z(0, nullptr, 0), data, from.size());
-    StoreAt(stream, stream.size() - 4, be32(static_cast<uint32_t>(adler)));
+    auto* data = reinterpret_cast<const uint8_t*>(from.data());
+    uint32_t adler = isal_adler32(1, data, from.size());
+    StoreAt(stream, stream.size() - 4, be32(adler));
   }
 
   const int window_bits_;

@@ -162,6 +162,61 @@ TEST_F(EngineTest, AUnitIsReadAndUnpackedOnceInOneCall) {
   EXPECT_EQ(store_.reads, 1);
 }
 
+TEST_F(EngineTest, SmallReadsSideBySideUnpackAUnitTwiceAtMost) {
+  Open({.size = 8 * kCluster, .compression = Codec::kDeflate});
+  auto unit = Pattern(kCluster, 9);
+  PutPacked(kCluster, unit);
+  store_.reads = 0;
+  for (uint64_t at = 0; at < kCluster; at += 256) {
+    EXPECT_TRUE(
+        std::ranges::equal(ReadAll({kCluster + at, 256}), std::span(unit).subspan(at, 256)));
+  }
+  EXPECT_EQ(store_.reads, 2) << "its beginning, then all of it";
+}
+
+// A unit takes the place that an earlier one had on the host, as soon as it may.
+TEST_F(EngineTest, AKeptUnitIsNotTakenForTheOneThatReplacesIt) {
+  Open({.size = 2 * kCluster, .compression = Codec::kDeflate});
+  std::vector<Range> places;
+  int reused = 0;
+  for (int round = 0; round < 20; ++round) {
+    // All of them pack to the same length.
+    std::vector<std::byte> unit(kCluster, std::byte(round + 1));
+    PutPacked(0, unit);
+    Extent extent;
+    ASSERT_TRUE(layer_->Map({0, kCluster}, std::span(&extent, 1)));
+    reused += std::ranges::find(places, extent.host) != places.end();
+    places.push_back(extent.host);
+    for (uint64_t at : {0, 1000, 2000}) {
+      EXPECT_TRUE(std::ranges::equal(ReadAll({at, 100}), std::span(unit).subspan(at, 100)))
+          << "round " << round;
+    }
+    for (int i = 0; i < 3; ++i) ASSERT_TRUE(layer_->Flush());
+  }
+  EXPECT_GT(reused, 10) << "else this test shows nothing";
+}
+
+TEST_F(EngineTest, DamageBehindWhatIsReadDoesNotFailTheRead) {
+  Open({.size = 8 * kCluster, .compression = Codec::kDeflate});
+  // RFC 1951: 2000 bytes as they are (3.2.4), then a block of the type that there is not.
+  auto unit = Pattern(2000, 9);
+  std::vector<std::byte> packed = {std::byte{0}, std::byte{0xd0}, std::byte{0x07}, std::byte{0x2f},
+                                   std::byte{0xf8}};
+  packed.insert(packed.end(), unit.begin(), unit.end());
+  packed.push_back(std::byte{7});
+  auto size = static_cast<uint32_t>(packed.size());
+  auto reservation = layer_->ReservePacked({kCluster, kCluster}, std::span(&size, 1));
+  ASSERT_TRUE(reservation);
+  ASSERT_TRUE(memory_.Write((*reservation)->target()[0].host.offset, ConstBytes(packed)));
+  ASSERT_TRUE((*reservation)->Publish());
+  std::vector<std::byte> whole(kCluster);
+  ASSERT_FALSE(Read(*layer_, kCluster, Bytes(whole))) << "else this test shows nothing";
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_TRUE(
+        std::ranges::equal(ReadAll({kCluster + 500, 100}), std::span(unit).subspan(500, 100)));
+  }
+}
+
 TEST_F(EngineTest, CorruptUnitNamesItsPlace) {
   Open({.size = 8 * kCluster, .compression = Codec::kZstd});
   uint32_t size = 77;

@@ -129,29 +129,56 @@ Result<> ExtentReader::ReadPacked(const Extent& extent, std::span<const iovec> i
   std::vector<iovec> slice;
   IovSlice(into, skip, extent.guest.length, slice);
   bool kept = unit_store_ == extent.store && unit_host_ == extent.host && unit_length_ >= need;
+  bool direct = codec.skip == 0 && need == codec.unit && slice.size() == 1;
+  if (!kept && direct) {
+    return Unpack(extent, {static_cast<std::byte*>(slice[0].iov_base), slice[0].iov_len});
+  }
+  if (!kept && TRY(ReadCached(extent, slice))) return {};
   if (!kept) {
     unit_store_ = nullptr;
-    Bytes packed = Room(packed_, extent.host.length);
-    TRY(extent.store->Read(extent.host.offset, packed));
-    bool direct = codec.skip == 0 && need == codec.unit && slice.size() == 1;
     // A zlib stream's checksum is over all of it.
     uint64_t length = keep || codec.id == Codec::kZlib ? codec.unit : need;
-    Bytes unit = direct ? Bytes{static_cast<std::byte*>(slice[0].iov_base), slice[0].iov_len}
-                        : Room(unit_, codec.unit).first(length);
-    auto unpacked = Decompress(codec.id, packed, unit);
-    if (!unpacked) {
-      return std::unexpected(
-          std::move(unpacked.error())
-              .WithPrefix(fmt::format("compressed unit at {:#x} of '{}'", extent.host.offset,
-                                      extent.store->name())));
-    }
-    if (direct) return {};
+    TRY(Unpack(extent, Room(unit_, codec.unit).first(length)));
     unit_store_ = extent.store;
     unit_host_ = extent.host;
     unit_length_ = length;
   }
   IovScatter(unit_.bytes().subspan(codec.skip, extent.guest.length), slice, 0);
   return {};
+}
+
+// False where it is better done without the cache. Of a unit that nobody has asked for yet no more
+// is unpacked than is needed: the next one to read a part of it pays for the rest, and those after
+// him pay nothing.
+Result<bool> ExtentReader::ReadCached(const Extent& extent, std::span<const iovec> slice) {
+  const Codec& codec = extent.codec;
+  const uint64_t need = codec.skip + extent.guest.length;
+  if (!cache_ || codec.unit > UnitCache::kMostBytes) return false;
+  UnitCache::Unit unit = cache_->Find(extent, *pin_);
+  if (!unit || unit->size() < need) {
+    // A zlib stream's checksum is over all of it.
+    bool whole = unit != nullptr || codec.id == Codec::kZlib;
+    auto fresh = std::make_shared<Buffer>(whole ? codec.unit : need);
+    Result<> unpacked = Unpack(extent, fresh->bytes());
+    // Damage behind what is asked for must not fail the read.
+    if (!unpacked && fresh->size() > need) return false;
+    TRY(std::move(unpacked));
+    unit = std::move(fresh);
+    cache_->Put(extent, *pin_, unit);
+  }
+  IovScatter(unit->bytes().subspan(codec.skip, extent.guest.length), slice, 0);
+  return true;
+}
+
+// The first bytes of the unit that `extent` is in, as many as there is room for.
+Result<> ExtentReader::Unpack(const Extent& extent, Bytes unit) {
+  Bytes packed = Room(packed_, extent.host.length);
+  TRY(extent.store->Read(extent.host.offset, packed));
+  auto unpacked = Decompress(extent.codec.id, packed, unit);
+  if (unpacked) return {};
+  return std::unexpected(std::move(unpacked.error())
+                             .WithPrefix(fmt::format("compressed unit at {:#x} of '{}'",
+                                                     extent.host.offset, extent.store->name())));
 }
 
 // ---- Writing ----

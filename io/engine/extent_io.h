@@ -14,6 +14,7 @@
 #include "io/layer.h"
 #include "io/ring.h"
 #include "io/store.h"
+#include "io/unit_cache.h"
 
 namespace platter {
 
@@ -44,6 +45,11 @@ Extent ExtentSuffix(Extent from, uint64_t skip);
 // The Pin under which the extents were mapped lives until Read returns.
 class ExtentReader {
  public:
+  ExtentReader() = default;
+  // For extents that are mapped under `pin`: of units read in part, more or all is kept in `cache`
+  // (null: nowhere) for later readers. Both are borrowed.
+  ExtentReader(UnitCache* cache, const Pin& pin) : cache_(cache), pin_(&pin) {}
+
   // Reads `extents` (guest-contiguous) to `into`, from its byte `skip` on. `more`: the next call
   // continues this one under the same Pin, so the last packed unit is worth keeping.
   Result<> Read(std::span<const Extent> extents, std::span<const iovec> into, uint64_t skip,
@@ -67,8 +73,12 @@ class ExtentReader {
   void AddPlain(const Extent& extent, std::span<const iovec> into, uint64_t skip);
   Result<> ReadEncrypted(const Extent& extent, std::span<const iovec> into, uint64_t skip);
   Result<> ReadPacked(const Extent& extent, std::span<const iovec> into, uint64_t skip, bool keep);
+  Result<bool> ReadCached(const Extent& extent, std::span<const iovec> slice);
+  Result<> Unpack(const Extent& extent, Bytes unit);
   Result<> RunOps();
 
+  UnitCache* const cache_ = nullptr;
+  const Pin* const pin_ = nullptr;
   std::vector<iovec> pieces_;
   std::vector<Op> ops_;
   std::vector<StoreRequest> requests_;  // the same, when there are several

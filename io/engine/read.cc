@@ -6,9 +6,9 @@
 // start and its end; it promises nothing about the order in which it sees the bytes of a write that
 // runs at the same time, as disks do not either.
 //
-// No unpacked unit is kept from one call to the next. Keeping one would be right only as long as
-// its host space is not reused, which only the layer's Pin can tell; it ends with the call. Who
-// reads compressed images sequentially asks for whole units (Copy does).
+// Units read in part are kept for the next reader where the layer has a place for them: see
+// io/unit_cache.h. Who reads many asks for whole ones, which are unpacked where they are wanted
+// (Copy does).
 #include <array>
 
 #include "base/check.h"
@@ -20,8 +20,8 @@
 namespace platter {
 namespace {
 
-Result<> ReadBatches(Layer& layer, Range want, std::span<const iovec> into) {
-  ExtentReader reader;
+Result<> ReadBatches(Layer& layer, const Pin& pin, Range want, std::span<const iovec> into) {
+  ExtentReader reader(layer.unit_cache(), pin);
   std::array<Extent, kMapBatch> extents;
   for (uint64_t at = want.offset; at < want.end();) {
     size_t count = TRY(layer.Map(Range::FromTo(at, want.end()), extents));
@@ -53,7 +53,7 @@ Result<> Read(Layer& layer, uint64_t at, std::span<const iovec> into) {
       return {};
     }
   }
-  return ReadBatches(layer, {at, length}, into);
+  return ReadBatches(layer, pin, {at, length}, into);
 }
 
 Result<> Read(Layer& layer, uint64_t at, Bytes into) {

@@ -19,6 +19,7 @@
 #include "io/layer.h"
 #include "io/range_lock.h"
 #include "io/store.h"
+#include "io/unit_cache.h"
 
 namespace platter {
 
@@ -58,6 +59,7 @@ class ToyLayer : public Layer {
                                                      std::span<const uint32_t> sizes) override;
   Result<Range> Discard(Range want, Kind leave) override;
   Result<> Flush() override;
+  UnitCache* unit_cache() override { return &unit_cache_; }
 
   // Host clusters that hold something, for tests of leaks.
   uint64_t used_clusters();
@@ -94,6 +96,7 @@ class ToyLayer : public Layer {
   const Options options_;
   Info info_;
   PinSet pins_;
+  UnitCache unit_cache_;
   RangeLock ranges_;
   Mutex flush_mutex_;  // one Flush at a time
   Mutex mutex_;        // guards everything below
