@@ -28,7 +28,7 @@ Result<> LookAtNewParent(const std::string& path, const RebaseOptions& options, 
   return std::unexpected(std::move(parents.error()));
 }
 
-// As above, with what it holds.
+// Makes the image independent of its old parents where the new one differs; what is known of that.
 Result<std::optional<ParentFile>> CopyDifferences(const std::string& path,
                                                   const RebaseOptions& options, const Gate& gate,
                                                   std::vector<std::string>* warnings,

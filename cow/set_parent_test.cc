@@ -84,7 +84,8 @@ class SetParentTest : public testing::TestWithParam<Case> {
     const Reference* parent = ParentOf((*layer)->info());
     if (!parent) return "none";
     if (GetParam().format == "vdi") return parent->id;
-    return parent->paths.empty() ? parent->name : parent->paths[0];
+    const std::string path = parent->paths.empty() ? parent->name : parent->paths[0];
+    return path.substr(path.rfind('/') + 1);
   }
   std::string Told(const ParentFile& parent) {
     return GetParam().format == "vdi" ? parent.info.identity.id : parent.relative;

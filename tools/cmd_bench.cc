@@ -1,8 +1,11 @@
 // platter bench: how fast requests to an image are.
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstring>
+#include <mutex>
 #include <optional>
 #include <thread>
 

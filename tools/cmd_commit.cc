@@ -62,10 +62,11 @@ class CommitCommand : public Command {
       ProgressDisplay display(console, progress, progress_);
       return Commit(path_, options_, image_.MakeGate(), &warnings);
     }();
-    if (progress_.quiet) return outcome ? Result<>() : std::unexpected(std::move(outcome.error()));
-    for (const std::string& warning : warnings) console.Warn(warning);
+    for (const std::string& warning : warnings) {
+      if (!progress_.quiet) console.Warn(warning);
+    }
     if (!outcome) return std::unexpected(std::move(outcome.error()));
-    console.Out("Image committed.\n");
+    if (!progress_.quiet) console.Out("Image committed.\n");
     return {};
   }
 

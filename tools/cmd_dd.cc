@@ -1,8 +1,9 @@
 // platter dd: a part of a disk, in blocks, as a new image.
 #include <CLI/CLI.hpp>
 
-#include <charconv>
+#include <algorithm>
 #include <map>
+#include <optional>
 
 #include "base/size.h"
 #include "cow/create.h"
