@@ -138,15 +138,6 @@ TEST_P(SetParentTest, IsOldOrNewAtEachMoment) {
   auto image = Child(parents[0]);
   for (size_t i = 0; i + 1 < parents.size(); ++i) {
     ASSERT_EQ(ParentIn(*image), Told(parents[i]));
-    if (GetParam().options.contains("cluster_size") && i == 1) {
-      // The first cluster has no room for such a name: refused, and left as it was.
-      auto set =
-          format().set_parent(*image, {.writable = true}, ReferenceTo(parents[2]), parents[2]);
-      if (!set) {
-        EXPECT_EQ(set.error().code(), Code::kNoSpace);
-        break;
-      }
-    }
     ExpectOldOrNew(*image, Told(parents[i]), Told(parents[i + 1]), parents[i + 1]);
     auto set = format().set_parent(*image, {.writable = true}, ReferenceTo(parents[i + 1]),
                                    parents[i + 1]);

@@ -45,40 +45,28 @@ class PinSet {
 class Pin {
  public:
   Pin() = default;
-  Pin(Pin&& other) noexcept
-      : first_(std::exchange(other.first_, {})), second_(std::exchange(other.second_, {})) {}
+  Pin(Pin&& other) noexcept : set_(std::exchange(other.set_, nullptr)), epoch_(other.epoch_) {}
   Pin& operator=(Pin&& other) noexcept {
     Release();
-    first_ = std::exchange(other.first_, {});
-    second_ = std::exchange(other.second_, {});
+    set_ = std::exchange(other.set_, nullptr);
+    epoch_ = other.epoch_;
     return *this;
   }
   ~Pin() { Release(); }
 
-  // Holds what both hold, each of one set at most; the epoch is that of `first`.
-  static Pin Both(Pin first, Pin second) {
-    first.second_ = std::exchange(second.first_, {});
-    return first;
-  }
-
   // In which it began; an empty Pin's is before all others.
-  uint64_t epoch() const { return first_.epoch; }
+  uint64_t epoch() const { return epoch_; }
 
  private:
   friend class PinSet;
-  struct Hold {
-    PinSet* set = nullptr;
-    uint64_t epoch = 0;
-  };
-  Pin(PinSet* set, uint64_t epoch) : first_{set, epoch} {}
+  Pin(PinSet* set, uint64_t epoch) : set_(set), epoch_(epoch) {}
   void Release() {
-    for (Hold* hold : {&first_, &second_}) {
-      if (hold->set) hold->set->active_[hold->epoch & 1].fetch_sub(1);
-      hold->set = nullptr;
-    }
+    if (set_) set_->active_[epoch_ & 1].fetch_sub(1);
+    set_ = nullptr;
   }
 
-  Hold first_, second_;
+  PinSet* set_ = nullptr;
+  uint64_t epoch_ = 0;
 };
 
 inline Pin PinSet::Hold() {

@@ -31,6 +31,7 @@
 
 #include "base/check.h"
 #include "cow/rebase.h"
+#include "cow/search.h"
 #include "cow/set_parent.h"
 #include "formats/format.h"
 #include "io/testing/wrapper_store.h"
@@ -175,7 +176,10 @@ Result<> Reconnect(const Machine& machine) {
     auto own = TRY(ReadChainInfo(path, {}, gate, false, nullptr));
     const Reference* recorded = ParentOf(own[0].info);
     if (!recorded) return {};
-    const std::string parent = TRY(gate.Resolve(path, *recorded));
+    const std::string folder = std::filesystem::path(path).parent_path();
+    const std::string parent =
+        recorded->name.empty() ? TRY(FindById(*recorded, **FindFormat(recorded->format), {folder}))
+                               : TRY(gate.Resolve(path, *recorded));
     if (!ReadChainInfo(path, {.layers = 2}, gate, true, nullptr)) {
       Reference again{Reference::kParent, std::filesystem::path(parent).filename(),
                       recorded->format};

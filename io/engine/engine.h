@@ -42,7 +42,7 @@ Result<> Discard(Layer& layer, Range range);
 // Progress and cancellation of long work; both are called from several threads.
 struct Progress {
   std::atomic<uint64_t> done{0};    // guest bytes dealt with, holes included
-  std::atomic<uint64_t> total{0};   // guest bytes in all; Copy leaves what is set already
+  std::atomic<uint64_t> total{0};   // guest bytes in all
   std::atomic<uint64_t> moved{0};   // bytes of data really read
   std::atomic<bool> cancel{false};  // set it: the work stops soon with kRefused "cancelled"
 };

@@ -48,6 +48,8 @@ struct Setup {
   uint64_t size = 0;      // bytes of the disk to begin with
   bool qemu = false;      // QEMU can write to the chain
   bool snapshots() const { return top == "qcow2"; }
+  // Whether all images can have any size, and another one later.
+  bool resizes() const { return top == "qcow2" && base != "vmdk"; }
 };
 std::vector<Setup> Setups();
 
