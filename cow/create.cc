@@ -4,13 +4,13 @@
 
 #include <cerrno>
 #include <climits>
-#include <filesystem>
 #include <map>
 #include <optional>
 #include <utility>
 
 #include "base/bytes.h"
 #include "base/check.h"
+#include "cow/set_parent.h"
 #include "formats/options.h"
 #include "io/atomic_file.h"
 #include "io/remote/url.h"
@@ -104,25 +104,6 @@ class Companions final : public FileMaker, public Opener {
 
 std::string FileName(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
-// What a format may want to record of the parent that was opened at `path`.
-Result<ParentFile> LookAtParent(const Disk& parent, const std::string& image_path,
-                                const Gate& gate) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  ParentFile file{.path = parent.path(0), .info = parent.info()};
-  if (gate.FindUrlOpener(file.path)) {
-    file.relative = file.path;
-    return file;
-  }
-  file.relative = fs::relative(file.path, fs::absolute(image_path).parent_path(), error).string();
-  struct stat status;
-  if (error || ::stat(file.path.c_str(), &status) != 0) {
-    return FailErrno(error ? error.value() : errno, "parent '{}'", Printable(file.path, PATH_MAX));
-  }
-  file.modified = status.st_mtime;
-  return file;
-}
-
 }  // namespace
 
 struct NewImage::State {
@@ -165,7 +146,7 @@ Result<std::unique_ptr<NewImage>> NewImage::Create(const std::string& path,
   state->starts_zero = !raw_bytes || !image_store->caps().block_device;
 
   Companions& companions = state->companions.emplace(gate, path, options);
-  create.file_name = FileName(path);
+  create.file_name = FileName(options.recorded_name.empty() ? path : options.recorded_name);
   create.files = &companions;
   TRY_AS(fmt::format("creating '{}'", Printable(path, PATH_MAX)),
          format->create(*image_store, create));

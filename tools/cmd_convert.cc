@@ -91,6 +91,9 @@ class ConvertCommand : public Command {
     app.add_flag("--bitmaps", o.bitmaps, "Copy the source's bitmaps, too");
     app.add_flag("--skip-broken-bitmaps", o.skip_broken_bitmaps,
                  "With --bitmaps: leave out those that are not to be trusted");
+    app.add_flag("--resume", o.resume,
+                 "Go on where an interrupted convert --resume stopped; what is not whole yet is "
+                 "in hidden files beside the output");
     app.add_flag("--force", o.force, "Replace an existing output file");
     app.add_flag("--reproducible", o.reproducible,
                  "The same input gives the same bytes: fixed ids, times from "

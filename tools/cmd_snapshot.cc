@@ -1,6 +1,7 @@
-// platter snapshot: the snapshots inside an image.
+// platter snapshot: the snapshots inside an image, and those that are files of their own.
 #include <CLI/CLI.hpp>
 
+#include "cow/overlay.h"
 #include "tools/command.h"
 #include "tools/image_options.h"
 #include "tools/json_facts.h"
@@ -22,7 +23,12 @@ class SnapshotCommand : public Command {
            "  platter convert -l before-upgrade -O raw disk.qcow2 before.raw\n"
            "  platter snapshot diff monday tuesday disk.qcow2        what changed, from its tables\n"
            "  platter snapshot diff --picture changes.html monday disk.qcow2        since monday\n"
-           "An image that another program has open is refused.\n";
+           "  platter snapshot --external before-upgrade disk.qcow2\n"
+           "With --external, NAME is a path if it has a slash; else disk.NAME.qcow2 beside the "
+           "image\n"
+           "has its content, and the image becomes an overlay of that. An image that another "
+           "program\n"
+           "has open is refused.\n";
   }
 
   void Declare(CLI::App& app) override {
@@ -34,9 +40,18 @@ class SnapshotCommand : public Command {
     what->add_option("-a,--apply", apply_, "The disk goes back to SNAP, an id or a name")
         ->type_name("SNAP");
     what->add_option("-d,--delete", delete_, "Delete SNAP, an id or a name")->type_name("SNAP");
+    what->add_option("--external", external_,
+                     "What the disk holds now becomes a file of its own, the image's parent")
+        ->type_name("NAME");
     what->require_option(0, 1);
     app.add_option("--picture", diff_.picture, "diff: draw the changes into FILE.png or FILE.html")
         ->type_name("FILE");
+    app.add_option("--overlay-format", overlay_.overlay_format,
+                   "With --external: format of the image from now on; default: as it is")
+        ->type_name("FMT");
+    app.add_option("-o,--options", overlay_lists_, "With --external: options of that format")
+        ->type_name("NAME=VALUE")
+        ->allow_extra_args(false);
     app.add_option("--output", output_, "human or json: of the list, of diff")
         ->check(CLI::IsMember({"human", "json"}))
         ->type_name("FORMAT");
@@ -49,9 +64,11 @@ class SnapshotCommand : public Command {
   int Run(Console& console) override {
     path_ = words_.back();
     if (words_.size() > 1) return Report(Diff(console), console);
-    Result<> done =
-        create_.empty() && apply_.empty() && delete_.empty() ? List(console) : Change(console);
-    return Report(std::move(done), console);
+    const bool change = !create_.empty() || !apply_.empty() || !delete_.empty();
+    return Report(!external_.empty() ? TakeExternal(console)
+                  : change           ? Change(console)
+                                     : List(console),
+                  console);
   }
 
  private:
@@ -99,9 +116,27 @@ class SnapshotCommand : public Command {
     return snapshots->DeleteSnapshot(delete_);
   }
 
+  Result<> TakeExternal(Console& console) {
+    overlay_.open = TRY(image_.ToDiskOptions(false));
+    overlay_.overlay_options = TRY(ParseOptionList(overlay_lists_));
+    const bool is_path = external_.find('/') != external_.npos;
+    const std::string base = is_path ? external_ : SnapshotPath(path_, external_);
+    std::vector<std::string> warnings;
+    Result<> taken = TakeExternalSnapshot(path_, base, overlay_, image_.MakeGate(), &warnings);
+    if (image_.quiet) return taken;
+    for (const std::string& warning : warnings) console.Warn(warning);
+    if (taken)
+      console.Print("'{}' is now an overlay of '{}'.\n", Printable(path_, 4096),
+                    Printable(base, 4096));
+    return taken;
+  }
+
   ImageOptions image_;
   SnapshotDiff diff_;
   std::vector<std::string> words_;
+  ExternalSnapshotOptions overlay_;
+  std::vector<std::string> overlay_lists_;
+  std::string external_;
   std::string path_, create_, apply_, delete_, output_ = "human";
   bool list_ = false;
 };

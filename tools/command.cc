@@ -52,9 +52,15 @@ std::vector<std::unique_ptr<Command>> AllCommands() {
   all.push_back(MakeAmendCommand());
   all.push_back(MakeCompactCommand());
   all.push_back(MakeSnapshotCommand());
+  all.push_back(MakeCommitCommand());
+  all.push_back(MakeRebaseCommand());
+  all.push_back(MakeStreamCommand());
+  all.push_back(MakeCloneCommand());
   all.push_back(MakeBitmapCommand());
   all.push_back(MakeBackupCommand());
+  all.push_back(MakeDdCommand());
   all.push_back(MakeHashCommand());
+  all.push_back(MakeBenchCommand());
   all.push_back(MakeServeCommand());
   return all;
 }

@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
+#include <filesystem>
 
 #include "base/sync.h"
 #include "cow/concat_layer.h"
@@ -15,6 +17,7 @@
 #include "tools/convert_snapshots.h"
 #include "tools/hash_disk.h"
 #include "tools/interrupt.h"
+#include "tools/resume.h"
 #include "tools/stream.h"
 
 namespace platter {
@@ -34,6 +37,8 @@ class Converter {
       TRY(ToStdout());
     } else if (o_.no_create) {
       TRY(IntoExisting());
+    } else if (o_.resume) {
+      TRY(IntoPartial(o_.target));
     } else {
       TRY(IntoNew(o_.target));
     }
@@ -86,6 +91,12 @@ class Converter {
     }
     if (o_.bitmaps && o_.target == "-")
       return Fail(Code::kUnsupported, "--bitmaps to standard output");
+    const bool more = o_.bitmaps || o_.with_snapshots || !o_.since.empty();
+    if (o_.resume && (has_stdin || more || o_.target == "-" || o_.no_create || o_.copy.salvage)) {
+      return Fail(Code::kOutOfRange,
+                  "--resume is for a new image from files, without -n, --salvage, --bitmaps and "
+                  "--with-snapshots");
+    }
     return {};
   }
 
@@ -94,6 +105,7 @@ class Converter {
     for (const std::string& path : o_.sources) {
       auto disk = TRY(o_.source.Open(path, !o_.new_bitmap.empty(), console_));
       if (disks.empty() && !o_.parent.empty() && disk->depth() > 1) source_parent_ = disk->path(1);
+      for (size_t i = 0; i < disk->depth(); ++i) source_files_.push_back(disk->path(i));
       disks.push_back(std::move(disk));
     }
     if (disks.size() > 1 && !o_.parent.empty())
@@ -108,8 +120,7 @@ class Converter {
     return disks.size() == 1 ? std::move(disks[0]) : TRY(ConcatLayer::Join(std::move(disks)));
   }
 
-  // The output appears under its name when everything is in it.
-  Result<> IntoNew(const std::string& path) {
+  Result<std::unique_ptr<NewImage>> MakeImage(const std::string& path, bool replace) {
     NewImageOptions create;
     create.format = o_.target_format;
     create.create.size = RoundUp(source_ ? source_->info().size : 0, o_.size_multiple);
@@ -117,13 +128,19 @@ class Converter {
     create.create.secret = o_.target_secret ? &*o_.target_secret : nullptr;
     create.create.reproducible = o_.reproducible;
     create.direct = o_.target_direct;
-    create.replace = o_.force;
+    create.replace = replace;
+    create.recorded_name = o_.target;
     if (!o_.parent.empty())
       create.create.parent = Reference{Reference::kParent, o_.parent, o_.parent_format};
     std::vector<std::string> warnings;
     auto image = TRY(NewImage::Create(path, create, o_.source.MakeGate(), &warnings));
     for (const std::string& warning : warnings) console_.Warn(warning);
+    return image;
+  }
 
+  // The output appears under its name when everything is in it.
+  Result<> IntoNew(const std::string& path) {
+    auto image = TRY(MakeImage(path, o_.force));
     if (from_stdin() && !CanGrow(image->disk())) {
       image.reset();
       TRY(SpoolStdin());
@@ -153,6 +170,94 @@ class Converter {
     stdin_is_raw_ = false;
     source_ = TRY(OpenSources());
     return {};
+  }
+
+  // The same under a hidden name, in steps that are made durable and entered in a journal: the next
+  // attempt begins with the step that was interrupted.
+  Result<> IntoPartial(const std::string& path) {
+    std::error_code error;
+    if (!o_.force && std::filesystem::exists(path, error)) {
+      return Fail(Code::kRefused, "'{}' exists already (--force replaces it)",
+                  Printable(path, 4096));
+    }
+    const PartialOutput files = PartialOutput::For(path);
+    const Journal journal(files, TRY(DescribeWork()));
+    auto done = TRY(journal.Load());
+    if (!std::filesystem::exists(files.image, error)) done.reset();
+    if (!done) {
+      TRY(CheckResumable(TRY(MakeImage(files.image, /*replace=*/true))));
+      done = 0;
+      TRY(journal.Save(*done));
+    } else if (!o_.progress.quiet) {
+      console_.Err(fmt::format("going on at byte {}\n", *done));
+    }
+    {
+      auto disk = TRY(OpenPartial(files.image));
+      o_.copy.target_is_zero = disk->depth() == 1;
+      TRY(CheckCompress(*disk));
+      TRY(CopySteps(*disk, *done, journal));
+      TRY(Verify(*disk));
+    }
+    TRY(FinishPartial(files, path, o_.force));
+    journal.Remove();
+    return {};
+  }
+
+  static Result<> CheckResumable(std::unique_ptr<NewImage> image) {
+    const Info& info = image->disk().info();
+    const bool alone = std::ranges::none_of(
+        info.references, [](const Reference& each) { return each.role == Reference::kData; });
+    if (!alone || info.only_packed) {
+      return Fail(Code::kUnsupported, "--resume: this kind of {} is {}", info.format,
+                  alone ? "written in one go" : "more than one file");
+    }
+    return image->Commit();
+  }
+
+  Result<std::unique_ptr<Disk>> OpenPartial(const std::string& path) {
+    DiskOptions options{.format = o_.target_format,
+                        .file = {.writable = true, .direct = o_.target_direct},
+                        .secret = o_.target_secret ? &*o_.target_secret : nullptr};
+    GatePolicy anywhere;  // the user named the parent when the image was made
+    anywhere.allow_external = !o_.parent.empty();
+    const Gate gate(anywhere);
+    return Disk::Open(path, options, gate, nullptr);
+  }
+
+  Result<> CopySteps(Disk& disk, uint64_t done, const Journal& journal) {
+    using Clock = std::chrono::steady_clock;
+    constexpr auto kStep = std::chrono::seconds(1);
+    const uint64_t size = source_->info().size;
+    progress_.total = size;
+    progress_.done = done;
+    o_.copy.skip_parent = SharesParentWith(disk);
+    ProgressDisplay display(console_, progress_, o_.progress);
+    for (uint64_t step = 64 * kMiB; done < size;) {
+      const Range range{done, std::min(step, size - done)};
+      const auto start = Clock::now();
+      TRY(Copy(*source_, disk, range, o_.copy));
+      TRY(disk.Flush());
+      done = range.end();
+      TRY(journal.Save(done));
+      step = Clock::now() - start < kStep ? step * 2 : std::max(step / 2, 64 * kMiB);
+    }
+    return {};
+  }
+
+  // Everything on which the output depends.
+  Result<std::string> DescribeWork() const {
+    std::string work;
+    for (const std::string& path : source_files_) work += TRY(DescribeSource(path));
+    work += fmt::format("snapshot '{}' format {} compress {} level {} sparse {} multiple {}\n",
+                        Printable(o_.source.snapshot), o_.target_format, o_.copy.compress,
+                        o_.copy.level, o_.copy.sparse, o_.size_multiple);
+    for (const auto& [name, value] : o_.target_options) {
+      work += fmt::format("option {}={}\n", Printable(name), Printable(value));
+    }
+    if (!o_.parent.empty()) {
+      work += fmt::format("parent '{}' {}\n", Printable(o_.parent, 4096), o_.parent_format);
+    }
+    return work;
   }
 
   Result<> IntoExisting() {
@@ -211,11 +316,14 @@ class Converter {
     return image;
   }
 
+  Result<> CheckCompress(const Disk& disk) const {
+    if (!o_.copy.compress || disk.info().compressed_units) return {};
+    return Fail(Code::kUnsupported, "{} images cannot hold compressed clusters{}",
+                disk.info().format, disk.info().encrypted ? " when they are encrypted" : "");
+  }
+
   Result<> Fill(Disk& disk) {
-    if (o_.copy.compress && !disk.info().compressed_units) {
-      return Fail(Code::kUnsupported, "{} images cannot hold compressed clusters{}",
-                  disk.info().format, disk.info().encrypted ? " when they are encrypted" : "");
-    }
+    TRY(CheckCompress(disk));
     if (o_.bitmaps) TRY(CheckBitmaps(*source_, &disk, o_.skip_broken_bitmaps));
     {
       ProgressDisplay display(console_, progress_, o_.progress);
@@ -301,6 +409,7 @@ class Converter {
   Progress progress_;
   std::unique_ptr<Layer> source_;  // null while the source is a raw stream
   std::string source_parent_;
+  std::vector<std::string> source_files_;  // with all parents
   bool stdin_is_raw_ = false;
   Mutex unreadable_mutex_;  // guards outcome_ while workers run
   ConvertOutcome outcome_;

@@ -32,6 +32,7 @@ struct ConvertOptions {
   std::string since;
   // When the output is there, this bitmap of the source begins anew: RestartBitmap.
   std::string new_bitmap;
+  bool resume = false;  // go on where an attempt was interrupted, and let another one go on
   CopyOptions copy;
   ProgressOptions progress;
 };

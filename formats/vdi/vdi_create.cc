@@ -47,27 +47,6 @@ Result<> PlanType(const CreateOptions& options, Plan& plan) {
   return {};
 }
 
-// VDI knows a parent by its ids, which only the parent itself can tell.
-Result<> PlanParent(const CreateOptions& options, Header& header) {
-  if (!options.parent) return {};
-  if (!options.parent_file) {
-    return Fail(Code::kUnsupported,
-                "a VDI image records its parent's id: the parent has to be opened");
-  }
-  const Info& parent = options.parent_file->info;
-  if (parent.format != "vdi") {
-    return Fail(Code::kUnsupported, "a VDI image can have no parent but in VDI; this one is {}",
-                parent.format);
-  }
-  auto id = FromGuidText(parent.identity.id), version = FromGuidText(parent.identity.version);
-  if (!id || !version) {
-    return Fail(Code::kUnsupported, "the parent has no UUIDs by which it could be known");
-  }
-  header.parent_id = *id;
-  header.parent_modification = *version;
-  return {};
-}
-
 Result<> PlanBlocks(const CreateOptions& options, Header& header) {
   uint64_t usual = options.parent_file ? options.parent_file->info.unit : kDefaultBlock;
   uint64_t block = TRY(SizeOption(options.options, "block_size")).value_or(usual);
@@ -107,7 +86,7 @@ Result<Plan> PlanImage(const CreateOptions& options) {
   Plan plan;
   Header& header = plan.header;
   TRY(PlanType(options, plan));
-  TRY(PlanParent(options, header));
+  if (options.parent) TRY(NameParent(options.parent_file, header));
   TRY(PlanBlocks(options, header));
   header.creator = "<<< Platter VirtualBox Disk Image >>>\n";
   header.has_logical_geometry = true;
@@ -148,6 +127,25 @@ Result<> WriteMap(Store& store, const Plan& plan) {
 }
 
 }  // namespace
+
+Result<> NameParent(const std::optional<ParentFile>& file, Header& header) {
+  if (!file) {
+    return Fail(Code::kUnsupported,
+                "a VDI image records its parent's id: the parent has to be opened");
+  }
+  const Info& parent = file->info;
+  if (parent.format != "vdi") {
+    return Fail(Code::kUnsupported, "a VDI image can have no parent but in VDI; this one is {}",
+                parent.format);
+  }
+  auto id = FromGuidText(parent.identity.id), version = FromGuidText(parent.identity.version);
+  if (!id || !version) {
+    return Fail(Code::kUnsupported, "the parent has no UUIDs by which it could be known");
+  }
+  header.parent_id = *id;
+  header.parent_modification = *version;
+  return {};
+}
 
 Result<> CreateVdi(Store& store, const CreateOptions& options) {
   const Plan plan = TRY(PlanImage(options));

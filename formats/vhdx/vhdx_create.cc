@@ -49,36 +49,10 @@ Result<uint32_t> SectorOption(const CreateOptions& options, std::string_view nam
   return Fail(Code::kUnsupported, "{} {}: must be 512 or 4096", name, size);
 }
 
-Result<> PlanParent(const CreateOptions& options, Metadata& metadata) {
-  if (!options.parent_file) {
-    return Fail(Code::kUnsupported,
-                "a VHDX records which state of its parent it is made on, so the parent has to be "
-                "there (no -u)");
-  }
-  const ParentFile& parent = *options.parent_file;
-  if (parent.info.format != "vhdx") {
-    return Fail(Code::kUnsupported, "the parent of a VHDX is a VHDX; this one is {}",
-                parent.info.format);
-  }
-  metadata.has_parent = true;
-  auto windows = [](std::string path) {
-    std::ranges::replace(path, '/', '\\');
-    return path;
-  };
-  metadata.parent.entries = {
-      {"parent_linkage", "{" + parent.info.identity.version + "}"},
-      {"relative_path", ToWindowsPath(parent.relative)},
-      {"absolute_win32_path", windows(parent.path)},
-  };
-  for (const auto& [key, value] : metadata.parent.entries) {
-    if (value.size() > 16 * kKiB) return Fail(Code::kUnsupported, "the parent's name is too long");
-  }
-  return {};
-}
-
 Result<> PlanMetadata(const CreateOptions& options, Plan& plan) {
   Metadata& metadata = plan.metadata;
-  if (options.parent) TRY(PlanParent(options, metadata));
+  metadata.has_parent = options.parent.has_value();
+  if (metadata.has_parent) metadata.parent = TRY(LocatorOf(options.parent_file));
   if (plan.fixed && metadata.has_parent) {
     return Fail(Code::kUnsupported, "a fixed image holds everything itself: it has no parent");
   }
@@ -178,6 +152,33 @@ std::vector<std::byte> BuildIdentifier() {
 }
 
 }  // namespace
+
+Result<ParentLocator> LocatorOf(const std::optional<ParentFile>& file) {
+  if (!file) {
+    return Fail(Code::kUnsupported,
+                "a VHDX records which state of its parent it is made on, so the parent has to be "
+                "there (no -u)");
+  }
+  if (file->info.format != "vhdx") {
+    return Fail(Code::kUnsupported, "the parent of a VHDX is a VHDX; this one is {}",
+                file->info.format);
+  }
+  auto windows = [](std::string path) {
+    std::ranges::replace(path, '/', '\\');
+    return path;
+  };
+  ParentLocator locator;
+  locator.linkages = {file->info.identity.version};
+  locator.entries = {
+      {"parent_linkage", "{" + file->info.identity.version + "}"},
+      {"relative_path", ToWindowsPath(file->relative)},
+      {"absolute_win32_path", windows(file->path)},
+  };
+  for (const auto& [key, value] : locator.entries) {
+    if (value.size() > 16 * kKiB) return Fail(Code::kUnsupported, "the parent's name is too long");
+  }
+  return locator;
+}
 
 Result<> CreateVhdx(Store& store, const CreateOptions& options) {
   const Plan plan = TRY(MakePlan(options));

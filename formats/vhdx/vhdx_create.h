@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "base/range.h"
 #include "base/result.h"
 #include "formats/format.h"
+#include "formats/vhdx/vhdx_parse.h"
 #include "io/store.h"
 
 namespace platter::vhdx {
@@ -27,6 +29,9 @@ inline constexpr OptionHelp kCreateOptions[] = {
 
 // Writes a new image. What a crash leaves is no image: the signature is written last.
 Result<> CreateVhdx(Store& store, const CreateOptions& options);
+
+// What an image records of its parent, which has to be a VHDX that was looked at.
+Result<ParentLocator> LocatorOf(const std::optional<ParentFile>& file);
 
 Result<MeasureResult> MeasureVhdx(const CreateOptions& options, uint64_t allocated_bytes,
                                   std::span<const Range> data);

@@ -44,6 +44,13 @@ struct ImagePlan {
 // kUnsupported, kOutOfRange, kRefused, naming the option.
 Result<ImagePlan> PlanImage(const CreateOptions& options);
 
+// The content id that a child records of its parent. kRefused, kUnsupported where it can have none,
+// or `reference`'s name cannot be recorded.
+Result<uint32_t> CidOfParent(const Reference& reference, const std::optional<ParentFile>& file);
+
+// kUnsupported for a name that does not fit a line of text, in quotes.
+Result<> CheckName(std::string_view what, std::string_view name);
+
 // A new sparse extent for `capacity` bytes with room for a descriptor of `text` bytes (0: none).
 //
 //   header | descriptor | redundant directory | its tables | directory | tables | grains

@@ -50,7 +50,7 @@ Result<> Copy(Layer& from, Layer& to, Range range, const CopyOptions& options) {
   if (options.compress && PackedCodec(to.info()) == Codec::kNone) {
     return Fail(Code::kUnsupported, "{}: compressed units cannot be written", to.info().format);
   }
-  if (options.progress) options.progress->total = range.length;
+  if (options.progress && options.progress->total == 0) options.progress->total = range.length;
   CopyShared shared(from, to, range, options);
   {
     std::vector<std::jthread> others;
