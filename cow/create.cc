@@ -154,7 +154,7 @@ Result<std::unique_ptr<NewImage>> NewImage::Create(const std::string& path,
   OpenOptions open{.writable = true, .secret = create.secret, .opener = &companions, .fresh = true};
   auto layer = TRY(format->open(std::move(image_store), open));
   const uint64_t size = layer->info().size;
-  if (warnings && !raw_bytes && size != RoundUp(create.size, kSector)) {
+  if (warnings && !raw_bytes && size != create.size && size != RoundUp(create.size, kSector)) {
     warnings->push_back(
         fmt::format("'{}': the disk has {} bytes and not {}, as {} has it; -o help "
                     "says if there is a way to have it exact",

@@ -93,8 +93,16 @@ Json SnapshotsToJson(const std::vector<SnapshotInfo>& snapshots) {
 }
 
 Json FactsToJson(const Facts& facts) {
-  Json json = Json::object();
-  for (const Fact& fact : facts) json[fact.name] = FactValue(fact);
+  // "[0]", "[1]" ... are the places of a list.
+  const bool list = !facts.empty() && facts[0].name == "[0]";
+  Json json = list ? Json::array() : Json::object();
+  for (const Fact& fact : facts) {
+    if (list) {
+      json.push_back(FactValue(fact));
+    } else {
+      json[fact.name] = FactValue(fact);
+    }
+  }
   return json;
 }
 

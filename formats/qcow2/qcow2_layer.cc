@@ -65,7 +65,36 @@ Result<> Qcow2Layer::PrepareToWrite() {
   allocator_ = std::make_unique<Allocator>(*file_, format_, pins_, metadata_);
   TRY(allocator_->Open());
   snapshotter_ = std::make_unique<Qcow2Snapshots>(*this);
-  return metadata_.Seal(allocator_->file_size());
+  TRY(metadata_.Seal(allocator_->file_size()));
+  return TRY(allocator_->CountsPastEnd()) ? CheckNotCut() : Result<>();
+}
+
+// Refuses an image of whose data the file does not hold the place any more: when it grows, zeros or
+// somebody else's bytes would be there.
+Result<> Qcow2Layer::CheckNotCut() {
+  if (placed()) return {};
+  const uint64_t end = allocator_->file_size(), span = slice_entries_ << format_.cluster_bits;
+  for (uint64_t index = 0; index < l1_.size(); ++index) {
+    const uint64_t table = TRY(DecodeL1(format_, l1_[index], index));
+    if (table == 0) continue;
+    const Store::Run run = TRY(file_->FindRun(table));
+    if (!run.data && run.length >= cluster_size()) continue;
+    for (uint64_t at = 0; at < cluster_size(); at += slice_bytes_) {
+      auto slice = TRY_AS(fmt::format("L1 entry {}", index), l2_.Get(table + at));
+      uint64_t guest = index * format_.l2_span() + at / slice_bytes_ * span;
+      for (const Cluster& cluster : TRY(ReadClusters(slice, {guest, span}))) {
+        bool holds = cluster.kind == ClusterKind::kCompressedUnit || cluster.allocated != 0;
+        if (holds && cluster.host >= end) {
+          return Fail(Code::kCorrupt,
+                      "the file has been cut: the data of guest offset {:#x} was at {:#x}, and it "
+                      "ends at {:#x}; what is left can be read",
+                      guest, cluster.host, end);
+        }
+        guest += cluster_size();
+      }
+    }
+  }
+  return {};
 }
 
 Result<> Qcow2Layer::AddMetadata() {

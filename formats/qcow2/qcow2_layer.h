@@ -204,6 +204,7 @@ class Qcow2Layer final : public Layer, public Resizer {
   Result<> BeginChange();
   Result<> BeginWriting();
   Result<> WriteHeaderLocked(const Header& header);
+  Result<> CheckNotCut();
   Result<> AddMetadata();
   void Close();
 

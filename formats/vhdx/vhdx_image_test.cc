@@ -61,6 +61,51 @@ TEST(VhdxImage, StaysAsItWasUntilItIsChanged) {
   EXPECT_TRUE(store.Contents() == before);
 }
 
+// 4 MiB behind its beginning the place would be that of block 0.
+TEST(VhdxImage, APlaceNearTheEndOfAllPlacesDoesNotWrap) {
+  MemoryStore store;
+  Make(store, 32 * kMiB, {{"block_size", "8M"}});
+  Put(*Open(store), 0, 8 * kMiB, 7);
+  const uint64_t entry = Look(store).regions.bat.offset + 8;
+  ASSERT_TRUE(store.Write(
+      entry, AsBytes(le64(EncodeEntry({BlockState::kFullyPresent, uint64_t{0} - kMiB})))));
+  auto layer = Open(store, false);
+  std::vector<std::byte> bytes(4096);
+  for (uint64_t at = 0; at < 8 * kMiB; at += kMiB) {
+    EXPECT_FALSE(Read(*layer, 8 * kMiB + at, Bytes(bytes))) << at;
+  }
+}
+
+// More than the pages of one entry of the log would be enough for, each with pages of its own.
+TEST(VhdxImage, AThreadMayHoldManyReservations) {
+  constexpr uint64_t kBlocks = 300, kSize = kBlocks * kMiB;
+  for (bool parent : {false, true}) {
+    MemoryStore store;
+    Make(store, kSize, {{"block_size", "1M"}, {"log_size", "1M"}}, parent);
+    {
+      auto layer = Open(store);
+      std::vector<std::unique_ptr<Reservation>> held;
+      for (uint64_t block = 0; block < kBlocks; ++block) {
+        auto reservation = layer->Reserve({block * kMiB, 4096});
+        ASSERT_TRUE(reservation) << reservation.error().text();
+        for (const Extent& extent : (*reservation)->target()) {
+          const auto bytes = Filled(extent.host.length, static_cast<uint8_t>(block % 250 + 1));
+          ASSERT_TRUE(extent.store->Write(extent.host.offset, ConstBytes(bytes)));
+        }
+        held.push_back(std::move(*reservation));
+      }
+      for (auto& reservation : held) ASSERT_TRUE(reservation->Publish());
+      held.clear();
+      ASSERT_TRUE(layer->Flush());
+    }
+    EXPECT_TRUE(*IsSound(store));
+    auto layer = Open(store, false);
+    for (uint64_t block = 0; block < kBlocks; ++block) {
+      ASSERT_EQ(ByteAt(*layer, block * kMiB + 4095), static_cast<std::byte>(block % 250 + 1));
+    }
+  }
+}
+
 TEST(VhdxImage, IdsChangeWithTheFirstWriteAndTheLogIsEmptyAtTheEnd) {
   MemoryStore store;
   Make(store, 3 * kMiB);

@@ -90,7 +90,7 @@ Result<> VhdxLayer::ClearEntries(uint64_t first_block, uint64_t end, uint64_t kn
   auto clear = [&](uint64_t index, uint64_t raw) -> Result<> {
     const bool bitmap = index % (ratio + 1) == ratio;
     if (bitmap && index / (ratio + 1) * ratio < first_block) return {};
-    Claim claim = TRY(ClaimPages(1));
+    TRY(MakeRoom(1));
     TableCache::Ref slice = TRY(tables_.Get(SliceOf(bat.offset + index * 8)));
     uint64_t generation = 0;
     {
@@ -112,7 +112,6 @@ Result<> VhdxLayer::ClearEntries(uint64_t first_block, uint64_t end, uint64_t kn
 Result<> VhdxLayer::AllocateFrom(uint64_t block, Preallocation preallocation) {
   for (uint64_t at = block * block_size(); at < info_.size;) {
     Range part = ReservableBlocks(Range::FromTo(at, info_.size)).Outward(block_size());
-    Claim claim = TRY(ClaimPages(PagesFor(part)));
     SpaceMap::Run run = TRY(space_.Allocate(block_size(), part.length / block_size()));
     if (!run.zeroed) TRY(file_->Zero(run.host, /*may_unmap=*/false));
     TRY(PreallocateBytes(*file_, run.host, preallocation));
@@ -122,7 +121,7 @@ Result<> VhdxLayer::AllocateFrom(uint64_t block, Preallocation preallocation) {
       updates.push_back({.block = at / block_size(), .entry = entry, .present = {}, .old = {}});
     }
     auto slices = TRY(HoldSlices(Range::FromTo(part.offset, at)));
-    (void)Apply(updates);
+    TRY(Apply(updates));
   }
   return Flush();
 }

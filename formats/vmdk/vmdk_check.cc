@@ -217,12 +217,11 @@ class ExtentCheck {
       if (fix) {
         // A table of its own again, with what the redundant one says.
         TRY(RestoreTable(table, *second));
-        Tell(Finding::kCorruption, fmt::format("{}: {}", what, why), true);
-        return {};
       }
       Tell(Finding::kCorruption,
            fmt::format("{}: {}{}", what, why,
-                       second_good ? "; the redundant one is used instead" : ""));
+                       second_good && !fix ? "; the redundant one is used instead" : ""),
+           fix);
       if (!second_good) return {};
       first = *second;
       second = uint64_t{0};
@@ -251,7 +250,8 @@ class ExtentCheck {
   Result<> RestoreTable(uint64_t table, uint64_t from) {
     std::vector<std::byte> bytes(g_.table_bytes());
     TRY(file_.Read(from, Bytes(bytes)));
-    uint64_t place = RoundUp(TRY(file_.Size()), kSector);
+    // Not where the last grain goes on that the file may hold in part.
+    uint64_t place = RoundUp(TRY(file_.Size()), kSector) + g_.grain - kSector;
     if (place + bytes.size() > kSector << 32) {
       return Fail(Code::kNoSpace, "the extent would be larger than 2 TiB");
     }

@@ -102,6 +102,9 @@ class SparseExtent {
 
   // ---- writing; the caller holds the range of what it names ----
 
+  // Before the first change: reads all tables, and refuses an extent that a write would damage
+  // further. Writes nothing. kCorrupt, kUnsupported.
+  Result<> PrepareFirstWrite();
   // Plain grains are written in place from now on.
   void AllowWritable() { writable_now_ = true; }
   // The part of `part` that one reservation may cover.
