@@ -109,7 +109,7 @@ class Package {
   Result<> LoadManifest(const std::string& name);
   Result<> Verify(Store& store, const std::string& name);
   Result<std::unique_ptr<Store>> OpenFile(const std::string& name);
-  Result<std::unique_ptr<Store>> OpenChunks(const std::string& name);
+  Result<std::unique_ptr<Store>> OpenChunks(const OvfFile& file);
 
   std::unique_ptr<PackageFiles> files_;
   Ovf ovf_;
