@@ -52,6 +52,7 @@ struct Target {
     return target;
   }
 
+  Result<> DropOld() { return file ? file->DropOld() : Result<>{}; }
   Result<> Commit() { return file ? file->Commit() : Result<>{}; }
 };
 
@@ -87,6 +88,7 @@ class Companions final : public FileMaker, public Opener {
     return {};
   }
 
+  bool empty() const { return targets_.empty(); }
   bool on_device() const { return on_device_; }
 
  private:
@@ -154,7 +156,8 @@ Result<std::unique_ptr<NewImage>> NewImage::Create(const std::string& path,
   OpenOptions open{.writable = true, .secret = create.secret, .opener = &companions, .fresh = true};
   auto layer = TRY(format->open(std::move(image_store), open));
   const uint64_t size = layer->info().size;
-  if (warnings && !raw_bytes && size != create.size && size != RoundUp(create.size, kSector)) {
+  const bool as_asked = size == create.size || size == RoundUp(create.size, kSector);
+  if (warnings && !raw_bytes && !as_asked) {
     warnings->push_back(
         fmt::format("'{}': the disk has {} bytes and not {}, as {} has it; -o help "
                     "says if there is a way to have it exact",
@@ -167,7 +170,10 @@ Result<std::unique_ptr<NewImage>> NewImage::Create(const std::string& path,
 Result<> NewImage::Commit() {
   TRY(disk().Flush());
   state_->disk.reset();
-  // The image last: one that names a file which is not there is worse than a lone data file.
+  // The image last: one that names a file which is not there is worse than a lone data file. And no
+  // old image may stand over new files: whoever opened it would read neither the old disk nor the
+  // new one.
+  if (!state_->companions->empty()) TRY(state_->image->DropOld());
   TRY(state_->companions->Commit());
   return state_->image->Commit();
 }

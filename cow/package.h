@@ -133,7 +133,7 @@ class Package {
     return manifest_ ? manifest_->Verify(store, name) : Result<>();
   }
   Result<std::unique_ptr<Store>> OpenFile(const std::string& name);
-  Result<std::unique_ptr<Store>> OpenChunks(const std::string& name);
+  Result<std::unique_ptr<Store>> OpenChunks(const OvfFile& file);
 
   std::unique_ptr<PackageFiles> files_;
   Ovf ovf_;

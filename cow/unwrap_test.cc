@@ -371,6 +371,15 @@ TEST_F(UnwrapTest, AFileInChunks) {
   ExpectDisk("vm.ovf");
 }
 
+TEST_F(UnwrapTest, AChunkThatIsMissingAtTheEnd) {
+  MakeDisk();
+  Put("vm.ovf", Ovf({"disk.raw"}, "", "ovf:size='3145728' ovf:chunkSize='1048576'"));
+  In("split -b 1M -d -a 9 disk.raw disk.raw.");
+  EXPECT_EQ(ErrorOf("vm.ovf"), "opened");
+  In("rm disk.raw.000000002");
+  EXPECT_THAT(ErrorOf("vm.ovf"), HasSubstr("2097152 bytes together, its description says 3145728"));
+}
+
 TEST_F(UnwrapTest, BrokenPackages) {
   MakeDisk();
   MakeOva({"disk.qcow2"});

@@ -48,8 +48,10 @@ class CheckCommand : public Command {
         ->type_name("FILE");
     app.add_option("--apply-undo", apply_undo_, "Take back the repair that wrote this file")
         ->type_name("FILE");
-    app.add_flag("--deep", deep_,
-                 "Also read and decompress every cluster and list what cannot be read");
+    app.add_flag(
+        "--deep", deep_,
+        "Also read and decompress every cluster, of snapshots too, and list what cannot be "
+        "read");
     app.add_option("--output", output_, "human or json")->check(CLI::IsMember({"human", "json"}));
     app.add_flag("-p,--progress", progress_.show, "Show progress of --deep");
     app.add_flag("-q,--quiet", progress_.quiet, "Print errors only");
@@ -136,7 +138,20 @@ class CheckCommand : public Command {
     Progress progress;
     CancelOnInterrupt cancel(progress);
     ProgressDisplay display(console, progress, progress_);
-    return DeepCheck(*disk, threads_, progress, report);
+    TRY(DeepCheck(*disk, "", threads_, progress, report));
+    for (const SnapshotInfo& snapshot : disk->info().snapshots) {
+      ImageOptions options = image_;
+      options.snapshot = snapshot.id;
+      options.quiet = true;  // said above
+      const std::string what = fmt::format("snapshot '{}': ", Printable(snapshot.name));
+      auto view = options.Open(path_, false, console);
+      if (view) {
+        TRY(DeepCheck(**view, what, threads_, progress, report));
+      } else {
+        report.Add(CheckReport::Finding::kError, what + view.error().text());
+      }
+    }
+    return {};
   }
 
   static int ExitFor(const CheckReport& report) {

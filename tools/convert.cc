@@ -13,6 +13,7 @@
 #include "cow/dirty_view.h"
 #include "formats/format.h"
 #include "formats/options.h"
+#include "io/temp_file.h"
 #include "tools/convert_bitmaps.h"
 #include "tools/convert_snapshots.h"
 #include "tools/hash_disk.h"
@@ -104,7 +105,9 @@ class Converter {
     std::vector<std::unique_ptr<Layer>> disks;
     for (const std::string& path : o_.sources) {
       auto disk = TRY(o_.source.Open(path, !o_.new_bitmap.empty(), console_));
-      if (disks.empty() && !o_.parent.empty() && disk->depth() > 1) source_parent_ = disk->path(1);
+      if (disks.empty() && !o_.parent.empty() && disk->depth() > 1) {
+        source_parent_ = {disk->path(1), disk->layer(1).info().format};
+      }
       for (size_t i = 0; i < disk->depth(); ++i) source_files_.push_back(disk->path(i));
       disks.push_back(std::move(disk));
     }
@@ -147,6 +150,7 @@ class Converter {
       return IntoNew(path);
     }
     Disk& disk = image->disk();
+    if (o_.target == "-") TRY(CheckAlone(disk.info()));
     // An overlay shows its parent where nothing is written: zeros must be
     // written there as well.
     o_.copy.target_is_zero = disk.depth() == 1 && image->starts_zero();
@@ -291,13 +295,25 @@ class Converter {
     }
     // The header comes first and names tables whose place and content are known last: the sizes of
     // compressed units are not known before they are compressed.
-    const char* directory = std::getenv("TMPDIR");
-    std::string path = fmt::format("{}/platter-stdout-{}.{}", directory ? directory : "/var/tmp",
-                                   getpid(), o_.target_format);
-    TRY(IntoNew(path));
-    Result<> copied = CopyFileTo(path, STDOUT_FILENO);
-    unlink(path.c_str());
-    return copied;
+    const std::string folder = TRY(MakeTempFolder());
+    const std::string path = fmt::format("{}/image.{}", folder, o_.target_format);
+    Result<> done = IntoNew(path);
+    if (done) done = MoveFileTo(path, STDOUT_FILENO);
+    std::error_code ignored;
+    std::filesystem::remove_all(folder, ignored);
+    return done;
+  }
+
+  // Standard output takes one file; what is beside it would be lost.
+  Result<> CheckAlone(const Info& info) const {
+    for (const Reference& reference : info.references) {
+      if (reference.role != Reference::kData) continue;
+      return Fail(Code::kUnsupported,
+                  "this kind of {} has its data in another file ('{}'), and standard output takes "
+                  "one: give the output a name",
+                  info.format, Printable(reference.name, 4096));
+    }
+    return {};
   }
 
   // The output as a stream, if it can be one: not where the copy itself decides what is stored how,
@@ -371,8 +387,8 @@ class Converter {
   // the source itself holds is copied; with any other parent all content is, so
   // that the output reads the same.
   bool SharesParentWith(Disk& disk) const {
-    return !o_.parent.empty() && disk.depth() > 1 && !source_parent_.empty() &&
-           source_parent_ == disk.path(1);
+    return !o_.parent.empty() && disk.depth() > 1 &&
+           source_parent_ == ParentImage{disk.path(1), disk.layer(1).info().format};
   }
 
   Result<> Verify(Disk& disk) {
@@ -408,7 +424,12 @@ class Converter {
   Console& console_;
   Progress progress_;
   std::unique_ptr<Layer> source_;  // null while the source is a raw stream
-  std::string source_parent_;
+  // What a disk stands on: one file may be read in several ways.
+  struct ParentImage {
+    std::string path, format;
+    bool operator==(const ParentImage&) const = default;
+  };
+  ParentImage source_parent_;
   std::vector<std::string> source_files_;  // with all parents
   bool stdin_is_raw_ = false;
   Mutex unreadable_mutex_;  // guards outcome_ while workers run

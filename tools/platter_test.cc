@@ -95,7 +95,6 @@ TEST_F(PlatterTest, InfoHasQemuImgsFields) {
     Ran ran = Platter({"info", "--output", "json", File(name)});
     ASSERT_EQ(ran.code, 0) << ran.err;
     json ours = json::parse(ran.out);
-    theirs.erase("full-backing-filename");  // a path that info does not look up
     theirs.erase("children");
     for (const auto& [key, value] : theirs.items())
       EXPECT_EQ(ours[key], value) << name << " " << key;
