@@ -27,7 +27,7 @@ constexpr LegendEntry kLegend[MapCell::kClasses] = {
     {"nothing", {248, 250, 252}},
 };
 constexpr LegendEntry kChangesLegend[MapCell::kClasses] = {
-    {"changed", {220, 38, 38}}, {nullptr, {}}, {nullptr, {}}, {nullptr, {}},
+    {"changed", {220, 38, 38}},     {nullptr, {}}, {nullptr, {}}, {nullptr, {}},
     {"unchanged", {248, 250, 252}},
 };
 constexpr unsigned kCellPixels = 8;
