@@ -30,12 +30,14 @@ class BitmapCommand : public Command {
   void Declare(CLI::App& app) override {
     app_ = &app;
     image_.Declare(app);
+    // The library has two overloads for a text literal.
+    auto flag = [&](const char* name, const std::string& help) { return app.add_flag(name, help); };
     actions_ = {
-        {app.add_flag("--add", "Make BITMAP, empty and enabled"), &BitmapCommand::Add},
-        {app.add_flag("--remove", "Remove BITMAP"), &BitmapCommand::Remove},
-        {app.add_flag("--clear", "Nothing is dirty in BITMAP"), &BitmapCommand::Clear},
-        {app.add_flag("--enable", "BITMAP follows what is written"), &BitmapCommand::Enable},
-        {app.add_flag("--disable", "BITMAP stays as it is"), &BitmapCommand::Disable},
+        {flag("--add", "Make BITMAP, empty and enabled"), &BitmapCommand::Add},
+        {flag("--remove", "Remove BITMAP"), &BitmapCommand::Remove},
+        {flag("--clear", "Nothing is dirty in BITMAP"), &BitmapCommand::Clear},
+        {flag("--enable", "BITMAP follows what is written"), &BitmapCommand::Enable},
+        {flag("--disable", "BITMAP stays as it is"), &BitmapCommand::Disable},
         {app.add_option("--merge", merged_, "What is dirty in SOURCE is dirty in BITMAP, too")
              ->type_name("SOURCE")
              ->allow_extra_args(false),
