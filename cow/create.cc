@@ -4,13 +4,13 @@
 
 #include <cerrno>
 #include <climits>
-#include <filesystem>
 #include <map>
 #include <optional>
 #include <utility>
 
 #include "base/bytes.h"
 #include "base/check.h"
+#include "cow/set_parent.h"
 #include "formats/options.h"
 #include "io/atomic_file.h"
 #include "io/remote/url.h"
@@ -52,6 +52,7 @@ struct Target {
     return target;
   }
 
+  Result<> DropOld() { return file ? file->DropOld() : Result<>{}; }
   Result<> Commit() { return file ? file->Commit() : Result<>{}; }
 };
 
@@ -87,6 +88,7 @@ class Companions final : public FileMaker, public Opener {
     return {};
   }
 
+  bool empty() const { return targets_.empty(); }
   bool on_device() const { return on_device_; }
 
  private:
@@ -103,25 +105,6 @@ class Companions final : public FileMaker, public Opener {
 };
 
 std::string FileName(const std::string& path) { return path.substr(path.rfind('/') + 1); }
-
-// What a format may want to record of the parent that was opened at `path`.
-Result<ParentFile> LookAtParent(const Disk& parent, const std::string& image_path,
-                                const Gate& gate) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  ParentFile file{.path = parent.path(0), .info = parent.info()};
-  if (gate.FindUrlOpener(file.path)) {
-    file.relative = file.path;
-    return file;
-  }
-  file.relative = fs::relative(file.path, fs::absolute(image_path).parent_path(), error).string();
-  struct stat status;
-  if (error || ::stat(file.path.c_str(), &status) != 0) {
-    return FailErrno(error ? error.value() : errno, "parent '{}'", Printable(file.path, PATH_MAX));
-  }
-  file.modified = status.st_mtime;
-  return file;
-}
 
 }  // namespace
 
@@ -165,7 +148,7 @@ Result<std::unique_ptr<NewImage>> NewImage::Create(const std::string& path,
   state->starts_zero = !raw_bytes || !image_store->caps().block_device;
 
   Companions& companions = state->companions.emplace(gate, path, options);
-  create.file_name = FileName(path);
+  create.file_name = FileName(options.recorded_name.empty() ? path : options.recorded_name);
   create.files = &companions;
   TRY_AS(fmt::format("creating '{}'", Printable(path, PATH_MAX)),
          format->create(*image_store, create));
@@ -173,7 +156,8 @@ Result<std::unique_ptr<NewImage>> NewImage::Create(const std::string& path,
   OpenOptions open{.writable = true, .secret = create.secret, .opener = &companions, .fresh = true};
   auto layer = TRY(format->open(std::move(image_store), open));
   const uint64_t size = layer->info().size;
-  if (warnings && !raw_bytes && size != RoundUp(create.size, kSector)) {
+  const bool as_asked = size == create.size || size == RoundUp(create.size, kSector);
+  if (warnings && !raw_bytes && !as_asked) {
     warnings->push_back(
         fmt::format("'{}': the disk has {} bytes and not {}, as {} has it; -o help "
                     "says if there is a way to have it exact",
@@ -186,7 +170,10 @@ Result<std::unique_ptr<NewImage>> NewImage::Create(const std::string& path,
 Result<> NewImage::Commit() {
   TRY(disk().Flush());
   state_->disk.reset();
-  // The image last: one that names a file which is not there is worse than a lone data file.
+  // The image last: one that names a file which is not there is worse than a lone data file. And no
+  // old image may stand over new files: whoever opened it would read neither the old disk nor the
+  // new one.
+  if (!state_->companions->empty()) TRY(state_->image->DropOld());
   TRY(state_->companions->Commit());
   return state_->image->Commit();
 }

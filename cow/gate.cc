@@ -237,7 +237,9 @@ Result<std::unique_ptr<Store>> ReferenceOpener::OpenReference(const Reference& r
   FileOptions options = options_;
   options.writable = writable;
   options.path = {.no_links = true, .must_be = id};
-  return TRY_AS(what, gate_.Open(path, options));
+  auto store = TRY_AS(what, gate_.Open(path, options));
+  if (inspect_) TRY_AS(what, inspect_(*store, reference));
+  return store;
 }
 
 }  // namespace platter

@@ -19,6 +19,7 @@
 // name, what lies in the same folder of the same server or below it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
@@ -105,10 +106,17 @@ std::string Describe(const Reference& reference);
 // the first write). Used by one thread, while an image is being opened.
 class ReferenceOpener final : public Opener {
  public:
-  // `seen`: the files of the chain so far; those opened here are added.
+  // Looks at what was opened, and may refuse it.
+  using Inspector = std::function<Result<>(Store& store, const Reference& reference)>;
+
+  // `seen`: the files of the chain so far; those opened here are added. `inspect` may be null.
   ReferenceOpener(const Gate& gate, std::string image_path, FileOptions options,
-                  std::set<FileId>& seen)
-      : gate_(gate), image_path_(std::move(image_path)), options_(options), seen_(seen) {}
+                  std::set<FileId>& seen, Inspector inspect = {})
+      : gate_(gate),
+        image_path_(std::move(image_path)),
+        options_(options),
+        seen_(seen),
+        inspect_(std::move(inspect)) {}
 
   Result<std::unique_ptr<Store>> OpenReference(const Reference& reference, bool writable) override;
 
@@ -117,6 +125,7 @@ class ReferenceOpener final : public Opener {
   const std::string image_path_;
   const FileOptions options_;
   std::set<FileId>& seen_;
+  const Inspector inspect_;
 };
 
 }  // namespace platter

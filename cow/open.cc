@@ -17,6 +17,7 @@
 #include "base/bytes.h"
 #include "cow/disk.h"
 #include "cow/search.h"
+#include "cow/set_parent.h"
 #include "cow/unwrap.h"
 #include "formats/signatures.h"
 #include "io/concat_store.h"
@@ -53,6 +54,14 @@ std::string FormatOfRecorded(const std::string& recorded) {
     if (recorded == raw) return "raw";
   }
   return recorded;
+}
+
+// Files that belong to a package with a manifest have to be what it lists.
+ReferenceOpener::Inspector InspectorOf(const Unwrapped& image) {
+  if (!image.manifest) return {};
+  return [manifest = image.manifest](Store& store, const Reference& reference) {
+    return manifest->Verify(store, reference.name);
+  };
 }
 
 // One image of a chain.
@@ -202,7 +211,7 @@ class ChainOpener {
     open.guessed = image.format.empty() && format->name == "raw";
     open.secret = options_.secret;
     open.info_only = options_.info_only;
-    ReferenceOpener files(gate_, image.path, options_.file, seen_);
+    ReferenceOpener files(gate_, image.path, options_.file, seen_, InspectorOf(image));
     Opener* opener = image.opener ? image.opener.get() : &files;
     open.opener = options_.info_only ? nullptr : opener;
     const std::string what = fmt::format("{} '{}'", format->name, DescribeUrl(image.path));
@@ -226,18 +235,13 @@ class ChainOpener {
   unsigned layers_ = 0;
 };
 
-const Reference* ParentOf(const Layer& layer) {
-  for (const Reference& reference : layer.info().references) {
-    if (reference.role == Reference::kParent) return &reference;
-  }
-  return nullptr;
-}
-
 using Chain = std::vector<Link>;
 
-// Adds what stands below the last layer of `chain`, down to an image without a parent.
-Result<> AddParents(ChainOpener& opener, Chain& chain) {
-  while (const Reference* parent = ParentOf(*chain.back().layer)) {
+// Adds what stands below the last layer of `chain`, down to an image without a parent, or until it
+// has `most` layers.
+Result<> AddParents(ChainOpener& opener, Chain& chain, size_t most = SIZE_MAX) {
+  while (const Reference* parent = ParentOf(chain.back().layer->info())) {
+    if (chain.size() >= most) break;
     const std::string& child = chain.back().path;
     const std::string what = fmt::format("'{}'", DescribeUrl(child));
     if (chain.back().closed) {
@@ -256,12 +260,12 @@ Result<Chain> OpenChain(const std::string& name, const DiskOptions& options, con
   Chain chain;
   chain.push_back(TRY(opener.OpenTop(name)));
   if (!parents) return chain;
-  if (!options.parent.empty()) {
-    const Reference* recorded = ParentOf(*chain[0].layer);
+  if (!options.parent.empty() && options.layers > 1) {
+    const Reference* recorded = ParentOf(chain[0].layer->info());
     chain.push_back(
         TRY(opener.OpenInstead(chain[0].path, recorded, options.parent, options.parent_format)));
   }
-  TRY(AddParents(opener, chain));
+  TRY(AddParents(opener, chain, options.layers));
   return chain;
 }
 
@@ -321,7 +325,8 @@ Result<TopImage> OpenTopImage(const std::string& name, const DiskOptions& option
   top.files = std::make_unique<std::set<FileId>>(opener.files());
   top.opener = std::move(image.opener);
   if (!top.opener) {
-    top.opener = std::make_unique<ReferenceOpener>(gate, image.path, options.file, *top.files);
+    top.opener = std::make_unique<ReferenceOpener>(gate, image.path, options.file, *top.files,
+                                                   InspectorOf(image));
   }
   return top;
 }
@@ -330,8 +335,12 @@ Result<std::unique_ptr<Disk>> Disk::Open(const std::string& path, const DiskOpti
                                          const Gate& gate, std::vector<std::string>* warnings) {
   bool parents = !options.no_backing && !options.info_only;
   Chain chain = TRY(OpenChain(path, options, gate, parents, warnings));
+  const bool open_ended =
+      chain.size() == options.layers && ParentOf(chain.back().layer->info()) != nullptr;
   Parts parts = Split(std::move(chain));
-  return std::unique_ptr<Disk>(new Disk(std::move(parts.layers), std::move(parts.paths)));
+  std::unique_ptr<Disk> disk(new Disk(std::move(parts.layers), std::move(parts.paths)));
+  disk->open_ended_ = open_ended;
+  return disk;
 }
 
 Result<std::unique_ptr<Disk>> Disk::OpenParents(const std::string& image_path,

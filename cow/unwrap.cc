@@ -182,7 +182,11 @@ class Unwrapper {
     image_.path = package.closed() ? fmt::format("{}:{}", disk.path, disk.name) : disk.path;
     image_.capacity = disk.capacity;
     image_.closed = image_.closed || package.closed();
-    if (package.closed()) image_.opener = std::make_unique<PackageOpener>(std::move(package));
+    if (package.closed()) {
+      image_.opener = std::make_unique<PackageOpener>(std::move(package));
+    } else {
+      image_.manifest = package.manifest();
+    }
     return {};
   }
 

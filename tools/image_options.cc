@@ -96,7 +96,7 @@ void ImageOptions::Declare(CLI::App& app) {
   app.add_flag("--unwrap", unwrap_,
                "-f raw means what is in a compressed file or package, not the file's own bytes");
   app.add_option("--unpack-limit", unpack_limit_,
-                 "Most bytes to unpack from a compressed file; default 64G, and 500 times its size")
+                 "Most bytes to unpack from a compressed file; default 64G, and 200 times its size")
       ->type_name("SIZE");
   app.add_option("--remote-cache", remote_.cache_folder,
                  "Keep what was read from URLs in DIR, for the next time (also: "

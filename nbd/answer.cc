@@ -1,0 +1,292 @@
+#include "nbd/answer.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <array>
+
+#include "base/check.h"
+#include "io/engine/engine.h"
+#include "io/store.h"
+
+namespace platter::nbd {
+namespace {
+
+// A run of zeros shorter than this is sent as data: a chunk of its own costs about as much.
+constexpr uint64_t kShortestHole = 4 * kKiB;
+constexpr size_t kMostPieces = 64;       // of one READ; the rest is sent as data
+constexpr size_t kMostRuns = 16 * 1024;  // of one BLOCK_STATUS and context
+constexpr size_t kMostMaps = 4096;       // of one request: its time is bounded
+constexpr uint64_t kMostCached = kGiB;   // by one CACHE
+constexpr size_t kBatch = 8;             // extents of one Map
+
+bool ReadsAsZero(const Extent& extent) { return extent.kind != Kind::kData; }
+
+Range InLayer(const Export& from, Range range) {
+  return {from.window.offset + range.offset, range.length};
+}
+
+// How a READ is cut into chunks.
+struct Piece {
+  Range range;  // of the export
+  bool zero;
+};
+class Pieces {
+ public:
+  // Cuts the start of `rest` as `extents` say, and takes it from that.
+  void Cut(const Request& request, std::span<const Extent> extents, Range& rest) {
+    // A short run of zeros is data as well, unless it is all there is.
+    const uint64_t shortest = std::min(kShortestHole, request.range.length);
+    for (const Extent& extent : extents) {
+      const Range range{rest.offset, extent.guest.length};
+      if (!Add(range, ReadsAsZero(extent) && range.length >= shortest)) return;
+      rest = Range::FromTo(range.end(), rest.end());
+    }
+  }
+
+  // The rest is data, whatever it is.
+  void AddData(Range rest) {
+    if (rest.empty() || Add(rest, false)) return;
+    pieces_.back().zero = false;
+    pieces_.back().range.length += rest.length;
+  }
+
+  bool full() const { return count_ == pieces_.size(); }
+  std::span<const Piece> all() const { return std::span(pieces_).first(count_); }
+
+ private:
+  bool Add(Range range, bool zero) {
+    if (count_ > 0 && pieces_[count_ - 1].zero == zero) {
+      pieces_[count_ - 1].range.length += range.length;
+      return true;
+    }
+    if (full()) return false;
+    pieces_[count_++] = {range, zero};
+    return true;
+  }
+
+  std::array<Piece, kMostPieces> pieces_;
+  size_t count_ = 0;
+};
+
+bool WantsPieces(const Request& request) {
+  return request.style != Style::kSimple && !request.Has(kFlagDf);
+}
+
+Result<> PlanRead(const Export& from, const Request& request, Pieces& pieces) {
+  std::array<Extent, kBatch> extents;
+  Range rest = request.range;
+  while (WantsPieces(request) && !rest.empty() && !pieces.full()) {
+    size_t count = TRY(from.layer->Map(InLayer(from, rest), extents));
+    pieces.Cut(request, std::span(extents).first(count), rest);
+  }
+  pieces.AddData(rest);
+  return {};
+}
+
+Result<> ReadPieces(const Export& from, const Request& request, std::span<const Piece> pieces,
+                    Outbox& out) {
+  for (const Piece& piece : pieces) {
+    const bool last = &piece == &pieces.back();
+    const auto size = static_cast<uint32_t>(piece.range.length);
+    if (piece.zero) {
+      AppendHole(out, request, piece.range.offset, size, last);
+      continue;
+    }
+    Bytes into = AppendData(out, request, piece.range.offset, size, last);
+    TRY(Read(*from.layer, from.window.offset + piece.range.offset, into));
+  }
+  return {};
+}
+
+// As ReadPieces, from what is in memory; false if some of it is not.
+bool TryReadPieces(const Export& from, const Request& request, std::span<const Piece> pieces,
+                   Outbox& out) {
+  for (const Piece& piece : pieces) {
+    const bool last = &piece == &pieces.back();
+    const auto size = static_cast<uint32_t>(piece.range.length);
+    if (piece.zero) {
+      AppendHole(out, request, piece.range.offset, size, last);
+      continue;
+    }
+    Bytes into = AppendData(out, request, piece.range.offset, size, last);
+    iovec one{into.data(), into.size()};
+    if (TryRead(*from.layer, from.window.offset + piece.range.offset, std::span(&one, 1)) < size) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool TryAnswerRead(const Export& from, const Request& request, Outbox& out) {
+  std::array<Extent, kBatch> extents;
+  Pieces pieces;
+  Range rest = request.range;
+  if (WantsPieces(request)) {
+    size_t count = from.layer->TryMap(InLayer(from, rest), extents);
+    pieces.Cut(request, std::span(extents).first(count), rest);
+    if (!rest.empty()) return false;
+  }
+  pieces.AddData(rest);
+  const uint64_t before = out.size();
+  if (TryReadPieces(from, request, pieces.all(), out)) return true;
+  out.TakeBack(before);
+  return false;
+}
+
+Result<> AnswerRead(const Export& from, const Request& request, Outbox& out) {
+  Pieces pieces;
+  TRY(PlanRead(from, request, pieces));
+  return ReadPieces(from, request, pieces.all(), out);
+}
+
+// Whether zeros get there faster than by writing them: a format drops whole units, and a file
+// punches holes. Where that is not known, they do not.
+bool ZeroesFast(const Export& from, const Request& request) {
+  if (from.layer->info().unit > 0) return !request.Has(kFlagNoHole);
+  Pin pin = from.layer->Hold();
+  Extent first;
+  if (from.layer->TryMap(InLayer(from, request.range), std::span(&first, 1)) == 0) return false;
+  return first.store != nullptr && first.store->caps().punch && !first.store->caps().block_device;
+}
+
+Result<> AnswerWriteZeroes(const Export& from, const Request& request) {
+  return Zero(*from.layer, InLayer(from, request.range), !request.Has(kFlagNoHole));
+}
+
+// Loads tables, and tells the kernel which pages are going to be asked for.
+Result<> AnswerCache(const Export& from, const Request& request) {
+  std::array<Extent, kBatch> extents;
+  Range rest{request.range.offset, std::min(request.range.length, kMostCached)};
+  for (size_t maps = 0; !rest.empty() && maps < kMostMaps; ++maps) {
+    Pin pin = from.layer->Hold();
+    size_t count = TRY(from.layer->Map(InLayer(from, rest), extents));
+    for (const Extent& extent : std::span(extents).first(count)) {
+      rest = Range::FromTo(rest.offset + extent.guest.length, rest.end());
+      if (extent.kind != Kind::kData || extent.store->fd() < 0) continue;
+      posix_fadvise(extent.store->fd(),
+                    static_cast<off_t>(extent.store->fd_offset() + extent.host.offset),
+                    static_cast<off_t>(extent.host.length), POSIX_FADV_WILLNEED);
+    }
+  }
+  return {};
+}
+
+uint64_t StatusOf(MetaContext::Kind kind, const Extent& extent) {
+  if (kind == MetaContext::kDepth) return extent.kind == Kind::kHole ? 0 : extent.depth + 1u;
+  switch (extent.kind) {
+    case Kind::kData: return 0;
+    // Zeros with space behind them can be written without more of it.
+    case Kind::kZero: return extent.store != nullptr ? kStateZero : kStateHole | kStateZero;
+    case Kind::kHole:
+    case Kind::kParent: break;
+  }
+  return kStateHole | kStateZero;
+}
+
+Result<std::vector<Status>> StatusRuns(const Export& from, const Request& request,
+                                       MetaContext::Kind kind) {
+  std::array<Extent, kBatch> extents;
+  std::vector<Status> runs;
+  Range rest = request.range;
+  for (size_t maps = 0; !rest.empty() && maps < kMostMaps; ++maps) {
+    size_t count = TRY(from.layer->Map(InLayer(from, rest), extents));
+    for (const Extent& extent : std::span(extents).first(count)) {
+      const uint64_t status = StatusOf(kind, extent);
+      if (!runs.empty() && runs.back().status == status) {
+        runs.back().length += extent.guest.length;
+      } else if ((request.Has(kFlagReqOne) && runs.size() == 1) || runs.size() == kMostRuns) {
+        return runs;
+      } else {
+        runs.push_back({extent.guest.length, status});
+      }
+      rest = Range::FromTo(rest.offset + extent.guest.length, rest.end());
+    }
+  }
+  return runs;
+}
+
+Result<> AnswerBlockStatus(const Export& from, const Request& request, Outbox& out) {
+  for (uint32_t context : request.contexts) {
+    auto runs = TRY(StatusRuns(from, request, from.contexts[context].kind));
+    AppendStatus(out, request, context, runs, context == request.contexts.back());
+  }
+  return {};
+}
+
+Result<> AnswerChange(const Export& from, const Request& request) {
+  switch (request.command) {
+    case kCmdWrite:
+      TRY(Write(*from.layer, from.window.offset + request.range.offset, request.payload));
+      break;
+    case kCmdTrim: TRY(Discard(*from.layer, InLayer(from, request.range))); break;
+    case kCmdWriteZeroes: TRY(AnswerWriteZeroes(from, request)); break;
+    default: CHECK(request.command == kCmdFlush);
+  }
+  if (request.command == kCmdFlush || request.Has(kFlagFua)) TRY(from.layer->Flush());
+  return {};
+}
+
+Result<> AnswerOrFail(const Export& from, const Request& request, Outbox& out) {
+  if (request.range.empty() && request.command != kCmdFlush) {
+    ReplyDone(out, request);
+    return {};
+  }
+  switch (request.command) {
+    case kCmdRead: return AnswerRead(from, request, out);
+    case kCmdBlockStatus: return AnswerBlockStatus(from, request, out);
+    case kCmdCache: TRY(AnswerCache(from, request)); break;
+    default: TRY(AnswerChange(from, request));
+  }
+  ReplyDone(out, request);
+  return {};
+}
+
+void Count(const Export& from, const Request& request) {
+  Counters& counters = from.counters;
+  constexpr auto kRelaxed = std::memory_order_relaxed;
+  counters.requests[request.command].fetch_add(1, kRelaxed);
+  if (request.command == kCmdRead) {
+    counters.bytes_read.fetch_add(request.range.length, kRelaxed);
+  } else if (request.command == kCmdWrite) {
+    counters.bytes_written.fetch_add(request.range.length, kRelaxed);
+  }
+}
+
+}  // namespace
+
+bool TryAnswer(const Export& from, const Request& request, Outbox& out) {
+  if (request.command != kCmdRead || request.range.empty()) return false;
+  if (!TryAnswerRead(from, request, out)) return false;
+  Count(from, request);
+  return true;
+}
+
+void Answer(const Export& from, const Request& request, Outbox& out, const ErrorLog& log) {
+  Count(from, request);
+  if (request.command == kCmdWriteZeroes && request.Has(kFlagFastZero) && !request.range.empty() &&
+      !ZeroesFast(from, request)) {
+    ReplyError(out, request, kNotSupported, "zeros are not faster than data here");
+    return;
+  }
+  const uint64_t before = out.size();
+  Result<> answered = AnswerOrFail(from, request, out);
+  if (answered) return;
+  out.TakeBack(before);
+  from.counters.errors.fetch_add(1, std::memory_order_relaxed);
+  if (log) log(from, request, answered.error());
+  ReplyError(out, request, ToErrorValue(answered.error()), CodeName(answered.error().code()));
+}
+
+uint64_t CostOf(const Request& request) {
+  constexpr uint64_t kFixed = 512;
+  switch (request.command) {
+    case kCmdRead: return kFixed + request.range.length;
+    case kCmdWrite: return kFixed + request.payload.size();
+    case kCmdBlockStatus:
+      return kFixed + kMostRuns * sizeof(StatusDescriptor64) * request.contexts.size();
+    default: return kFixed;
+  }
+}
+
+}  // namespace platter::nbd
