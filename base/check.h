@@ -6,6 +6,7 @@ namespace platter::internal {
 [[noreturn]] void CheckFailed(const char* condition, const char* file, int line);
 }
 
-#define CHECK(condition)                                                             \
-  (static_cast<bool>(condition) ? static_cast<void>(0)                               \
-                                : ::platter::internal::CheckFailed(#condition, __FILE__, __LINE__))
+#define CHECK(condition)        \
+  (static_cast<bool>(condition) \
+       ? static_cast<void>(0)   \
+       : ::platter::internal::CheckFailed(#condition, __FILE__, __LINE__))

@@ -19,7 +19,9 @@ struct Range {
     return offset < other.end() && other.offset < end();
   }
   // The smallest range that starts and ends on multiples of `unit` and holds this one.
-  constexpr Range Outward(uint64_t unit) const { return FromTo(RoundDown(offset, unit), RoundUp(end(), unit)); }
+  constexpr Range Outward(uint64_t unit) const {
+    return FromTo(RoundDown(offset, unit), RoundUp(end(), unit));
+  }
   // The largest range that starts and ends on multiples of `unit` inside this one; maybe empty.
   constexpr Range Inward(uint64_t unit) const {
     uint64_t first = RoundUp(offset, unit), last = RoundDown(end(), unit);

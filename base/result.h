@@ -99,21 +99,21 @@ template <class... Args>
 
 // The value of a Result, or returns its error from the enclosing function. A GNU statement
 // expression: `auto size = TRY(store.Size());`
-#define TRY(...)                                                          \
-  ({                                                                      \
-    auto try_result_ = (__VA_ARGS__);                                     \
-    if (!try_result_.has_value()) [[unlikely]]                            \
-      return std::unexpected(std::move(try_result_.error()));             \
-    ::platter::internal::Take(std::move(try_result_));                    \
+#define TRY(...)                                              \
+  ({                                                          \
+    auto try_result_ = (__VA_ARGS__);                         \
+    if (!try_result_.has_value()) [[unlikely]]                \
+      return std::unexpected(std::move(try_result_.error())); \
+    ::platter::internal::Take(std::move(try_result_));        \
   })
 
 // As TRY, adding context: TRY_AS("L1 table", ReadTable(...)).
-#define TRY_AS(prefix, ...)                                               \
-  ({                                                                      \
-    auto try_result_ = (__VA_ARGS__);                                     \
-    if (!try_result_.has_value()) [[unlikely]]                            \
+#define TRY_AS(prefix, ...)                                                      \
+  ({                                                                             \
+    auto try_result_ = (__VA_ARGS__);                                            \
+    if (!try_result_.has_value()) [[unlikely]]                                   \
       return std::unexpected(std::move(try_result_.error()).WithPrefix(prefix)); \
-    ::platter::internal::Take(std::move(try_result_));                    \
+    ::platter::internal::Take(std::move(try_result_));                           \
   })
 
 }  // namespace platter

@@ -6,6 +6,29 @@
 
 namespace platter {
 
+namespace {
+
+// A cipher that numbers sectors by where they are in the part's own disk, asked by somebody who
+// numbers them by where they are in the whole.
+class ShiftedCipher final : public Cipher {
+ public:
+  ShiftedCipher(const Cipher& cipher, uint64_t sectors) : cipher_(cipher), sectors_(sectors) {}
+
+  Tweak tweak() const override { return cipher_.tweak(); }
+  Result<> Encrypt(uint64_t sector, Bytes data) const override {
+    return cipher_.Encrypt(sector - sectors_, data);
+  }
+  Result<> Decrypt(uint64_t sector, Bytes data) const override {
+    return cipher_.Decrypt(sector - sectors_, data);
+  }
+
+ private:
+  const Cipher& cipher_;
+  const uint64_t sectors_;  // before the part
+};
+
+}  // namespace
+
 Result<std::unique_ptr<Layer>> ConcatLayer::Join(std::vector<std::unique_ptr<Layer>> parts) {
   CHECK(!parts.empty());
   auto whole = std::make_unique<ConcatLayer>();
@@ -35,8 +58,24 @@ Result<size_t> ConcatLayer::Map(Range want, std::span<Extent> out) {
   for (Extent& extent : out.first(count)) {
     extent.guest.offset += part->guest.offset;
     extent.writable = false;
+    if (extent.codec.cipher) extent.codec.cipher = TRY(CipherFor(*part, *extent.codec.cipher));
   }
   return count;
+}
+
+Result<const Cipher*> ConcatLayer::CipherFor(const Part& part, const Cipher& cipher) {
+  const uint64_t begin = part.guest.offset;
+  if (begin == 0 || cipher.tweak() == Cipher::Tweak::kHost) return &cipher;
+  if (!IsAligned(begin, Cipher::kSector)) {
+    return Fail(Code::kUnsupported,
+                "an encrypted source cannot follow one of {} bytes: its sectors would begin off a "
+                "multiple of {}",
+                begin, Cipher::kSector);
+  }
+  std::lock_guard lock(mutex_);
+  auto& shifted = shifted_[{&cipher, begin}];
+  if (!shifted) shifted = std::make_unique<ShiftedCipher>(cipher, begin / Cipher::kSector);
+  return shifted.get();
 }
 
 Result<std::unique_ptr<Reservation>> ConcatLayer::Reserve(Range) {

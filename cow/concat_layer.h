@@ -1,15 +1,20 @@
 // Several disks in a row as one, for reading: `convert a b c out`.
 #pragma once
 
+#include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
+#include "base/sync.h"
+#include "io/codec/cipher.h"
 #include "io/layer.h"
 
 namespace platter {
 
 // Guest bytes of parts[0], then parts[1], ... Read-only. At least one part;
-// together below 2^63.
+// together below 2^63. Map is kUnsupported for sectors whose cipher goes by guest offset in a part
+// that does not begin on a sector's border.
 class ConcatLayer : public Layer {
  public:
   static Result<std::unique_ptr<Layer>> Join(std::vector<std::unique_ptr<Layer>> parts);
@@ -27,8 +32,13 @@ class ConcatLayer : public Layer {
     Range guest;  // where it lies in the whole
     std::unique_ptr<Layer> layer;
   };
+  Result<const Cipher*> CipherFor(const Part& part, const Cipher& cipher);
+
   std::vector<Part> parts_;
   Info info_;
+  Mutex mutex_;  // guards shifted_; a leaf
+  // By the cipher of a part, and where the part begins.
+  std::map<std::pair<const Cipher*, uint64_t>, std::unique_ptr<const Cipher>> shifted_;
 };
 
 }  // namespace platter

@@ -4,15 +4,16 @@
 
 #include <cerrno>
 #include <climits>
-#include <filesystem>
 #include <map>
 #include <optional>
 #include <utility>
 
 #include "base/bytes.h"
 #include "base/check.h"
+#include "cow/set_parent.h"
 #include "formats/options.h"
 #include "io/atomic_file.h"
+#include "io/remote/url.h"
 
 namespace platter {
 
@@ -22,12 +23,21 @@ constexpr uint64_t kSector = 512;
 
 // A file or device that is about to be written from the start.
 struct Target {
-  std::optional<AtomicFile> file;  // none: a block device, written in place
+  std::optional<AtomicFile> file;  // none: a block device or a URL, written in place
   std::unique_ptr<Store> store;
 
-  static Result<Target> Open(const std::string& path, bool replace, bool direct) {
+  static Result<Target> Open(const Gate& gate, const std::string& path, bool replace, bool direct) {
     struct stat status;
     Target target;
+    if (gate.FindUrlOpener(path)) {
+      if (!replace) {
+        return Fail(Code::kRefused,
+                    "'{}' is there already; give --force to overwrite what it holds",
+                    DescribeUrl(path));
+      }
+      target.store = TRY(gate.Open(path, {.writable = true}));
+      return target;
+    }
     if (::stat(path.c_str(), &status) == 0 && S_ISBLK(status.st_mode)) {
       if (!replace) {
         return Fail(Code::kRefused,
@@ -42,6 +52,7 @@ struct Target {
     return target;
   }
 
+  Result<> DropOld() { return file ? file->DropOld() : Result<>{}; }
   Result<> Commit() { return file ? file->Commit() : Result<>{}; }
 };
 
@@ -49,12 +60,15 @@ struct Target {
 // committed before it. Names are relative to the image, as they are going to be looked for.
 class Companions final : public FileMaker, public Opener {
  public:
-  Companions(const std::string& image_path, const NewImageOptions& options)
-      : folder_(FolderOf(image_path)), replace_(options.replace), direct_(options.direct) {}
+  Companions(const Gate& gate, const std::string& image_path, const NewImageOptions& options)
+      : gate_(gate),
+        folder_(FolderOf(image_path)),
+        replace_(options.replace),
+        direct_(options.direct) {}
 
   Result<Store*> MakeFile(const std::string& name) override {
     const std::string path = name.starts_with('/') ? name : folder_ + name;
-    Target target = TRY(Target::Open(path, replace_, direct_));
+    Target target = TRY(Target::Open(gate_, path, replace_, direct_));
     Store* store = target.store.get();
     on_device_ = on_device_ || store->caps().block_device;
     if (!targets_.emplace(name, std::move(target)).second) {
@@ -74,6 +88,7 @@ class Companions final : public FileMaker, public Opener {
     return {};
   }
 
+  bool empty() const { return targets_.empty(); }
   bool on_device() const { return on_device_; }
 
  private:
@@ -82,6 +97,7 @@ class Companions final : public FileMaker, public Opener {
     return slash == path.npos ? std::string() : path.substr(0, slash + 1);
   }
 
+  const Gate gate_;
   const std::string folder_;  // "" or with a slash at its end
   const bool replace_, direct_;
   std::map<std::string, Target> targets_;
@@ -89,20 +105,6 @@ class Companions final : public FileMaker, public Opener {
 };
 
 std::string FileName(const std::string& path) { return path.substr(path.rfind('/') + 1); }
-
-// What a format may want to record of the parent that was opened at `path`.
-Result<ParentFile> LookAtParent(const Disk& parent, const std::string& image_path) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  ParentFile file{.path = parent.path(0), .info = parent.info()};
-  file.relative = fs::relative(file.path, fs::absolute(image_path).parent_path(), error).string();
-  struct stat status;
-  if (error || ::stat(file.path.c_str(), &status) != 0) {
-    return FailErrno(error ? error.value() : errno, "parent '{}'", Printable(file.path, PATH_MAX));
-  }
-  file.modified = status.st_mtime;
-  return file;
-}
 
 }  // namespace
 
@@ -136,26 +138,26 @@ Result<std::unique_ptr<NewImage>> NewImage::Create(const std::string& path,
     parents = TRY(Disk::OpenParents(path, *create.parent, open, gate, warnings));
     if (create.parent->format.empty()) create.parent->format = parents->info().format;
     if (options.size_from_parent) create.size = parents->info().size;
-    create.parent_file = TRY(LookAtParent(*parents, path));
+    create.parent_file = TRY(LookAtParent(*parents, path, gate));
   }
 
   auto state = std::make_unique<State>();
-  state->image.emplace(TRY(Target::Open(path, options.replace, options.direct)));
+  state->image.emplace(TRY(Target::Open(gate, path, options.replace, options.direct)));
   std::unique_ptr<Store> image_store = std::move(state->image->store);
   bool raw_bytes = format->name == "raw";
   state->starts_zero = !raw_bytes || !image_store->caps().block_device;
 
-  Companions& companions = state->companions.emplace(path, options);
-  create.file_name = FileName(path);
+  Companions& companions = state->companions.emplace(gate, path, options);
+  create.file_name = FileName(options.recorded_name.empty() ? path : options.recorded_name);
   create.files = &companions;
   TRY_AS(fmt::format("creating '{}'", Printable(path, PATH_MAX)),
          format->create(*image_store, create));
   if (companions.on_device()) state->starts_zero = false;
-  OpenOptions open{
-      .writable = true, .secret = create.secret, .opener = &companions, .fresh = true};
+  OpenOptions open{.writable = true, .secret = create.secret, .opener = &companions, .fresh = true};
   auto layer = TRY(format->open(std::move(image_store), open));
   const uint64_t size = layer->info().size;
-  if (warnings && !raw_bytes && size != RoundUp(create.size, kSector)) {
+  const bool as_asked = size == create.size || size == RoundUp(create.size, kSector);
+  if (warnings && !raw_bytes && !as_asked) {
     warnings->push_back(
         fmt::format("'{}': the disk has {} bytes and not {}, as {} has it; -o help "
                     "says if there is a way to have it exact",
@@ -168,7 +170,10 @@ Result<std::unique_ptr<NewImage>> NewImage::Create(const std::string& path,
 Result<> NewImage::Commit() {
   TRY(disk().Flush());
   state_->disk.reset();
-  // The image last: one that names a file which is not there is worse than a lone data file.
+  // The image last: one that names a file which is not there is worse than a lone data file. And no
+  // old image may stand over new files: whoever opened it would read neither the old disk nor the
+  // new one.
+  if (!state_->companions->empty()) TRY(state_->image->DropOld());
   TRY(state_->companions->Commit());
   return state_->image->Commit();
 }

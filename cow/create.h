@@ -17,6 +17,7 @@ struct NewImageOptions {
   CreateOptions create;           // create.parent as it is to be recorded
   bool size_from_parent = false;  // take create.size from the parent
   bool open_parent = true;        // open the parent: it must exist and fit
+  std::string recorded_name;      // what the image calls itself; empty: as its file is called
   bool direct = false;            // O_DIRECT
   bool replace = false;           // what stands at `path` gives way on Commit; else it is kRefused
 };

@@ -22,8 +22,8 @@ bool Continues(const Extent& last, const Extent& next) {
   return last.store == nullptr || last.host.end() == next.host.offset;
 }
 
-Extent HoleAt(Range guest, size_t depth) {
-  return {.guest = guest, .kind = Kind::kHole, .depth = static_cast<uint8_t>(depth)};
+Extent HoleAt(Range guest, uint8_t depth) {
+  return {.guest = guest, .kind = Kind::kHole, .depth = depth};
 }
 
 using Layers = std::vector<std::unique_ptr<Layer>>;
@@ -36,8 +36,8 @@ using Layers = std::vector<std::unique_ptr<Layer>>;
 template <class MapLayer>
 class Planner {
  public:
-  Planner(const Layers& layers, std::span<Extent> out, MapLayer map)
-      : layers_(layers), out_(out), map_(map) {}
+  Planner(const Layers& layers, bool open_ended, std::span<Extent> out, MapLayer map)
+      : layers_(layers), open_ended_(open_ended), out_(out), map_(map) {}
 
   size_t count() const { return count_; }
 
@@ -53,19 +53,23 @@ class Planner {
       size_t count = TRY(map_(layer, Range::FromTo(want.offset, end), room));
       if (count == 0) return false;
       for (Extent& extent : room.first(count)) {
-        extent.depth = static_cast<uint8_t>(depth);
+        extent.depth = DepthOf(depth);
         if (depth > 0) extent.writable = false;  // writes go to the top, whatever a parent says
         bool below = extent.kind == Kind::kParent && !last;
-        if (extent.kind == Kind::kParent && last) extent = HoleAt(extent.guest, depth);
+        if (extent.kind == Kind::kParent && last && !open_ended_) {
+          extent = HoleAt(extent.guest, DepthOf(depth));
+        }
         if (!(below ? TRY(Add(depth + 1, extent.guest)) : Append(extent))) return false;
         want = Range::FromTo(extent.guest.end(), want.end());
       }
     }
     // Past the end of a parent that is smaller than its child.
-    return want.empty() || Append(HoleAt(want, depth));
+    return want.empty() || Append(HoleAt(want, DepthOf(depth)));
   }
 
  private:
+  uint8_t DepthOf(size_t depth) const { return open_ended_ ? 0 : static_cast<uint8_t>(depth); }
+
   bool Append(const Extent& extent) {
     if (count_ > 0 && Continues(out_[count_ - 1], extent)) {
       out_[count_ - 1].guest.length += extent.guest.length;
@@ -78,6 +82,7 @@ class Planner {
   }
 
   const Layers& layers_;
+  const bool open_ended_;
   const std::span<Extent> out_;
   const MapLayer map_;
   size_t count_ = 0;
@@ -140,8 +145,9 @@ Disk::Disk(std::vector<std::unique_ptr<Layer>> layers, std::vector<std::string> 
     : layers_(std::move(layers)), paths_(std::move(paths)) {
   CHECK(!layers_.empty() && layers_.size() <= kMostLayers);
   CHECK(paths_.size() == layers_.size());
-  if (Resizer* top = layers_[0]->resizer())
+  if (Resizer* top = layers_[0]->resizer()) {
     resizer_ = std::make_unique<GrowingResizer>(*this, *top);
+  }
 }
 
 Disk::~Disk() = default;
@@ -167,14 +173,14 @@ std::unique_ptr<Disk> Disk::Stack(std::unique_ptr<Layer> top, std::string path,
 Result<size_t> Disk::Map(Range want, std::span<Extent> out) {
   if (layers_.size() == 1) {
     size_t count = TRY(layers_[0]->Map(want, out));
-    ParentsToHoles(out.first(count));
+    if (!open_ended_) ParentsToHoles(out.first(count));
     return count;
   }
   if (want.empty() || !FitsIn(want.offset, want.length, info().size)) {
     return Fail(Code::kOutOfRange, "{} bytes at {} are outside the disk of {} bytes", want.length,
                 want.offset, info().size);
   }
-  Planner planner(layers_, out, MapLayer);
+  Planner planner(layers_, open_ended_, out, MapLayer);
   TRY(planner.Add(0, want));
   return planner.count();
 }
@@ -182,11 +188,11 @@ Result<size_t> Disk::Map(Range want, std::span<Extent> out) {
 size_t Disk::TryMap(Range want, std::span<Extent> out) {
   if (layers_.size() == 1) {
     size_t count = layers_[0]->TryMap(want, out);
-    ParentsToHoles(out.first(count));
+    if (!open_ended_) ParentsToHoles(out.first(count));
     return count;
   }
   if (want.empty() || !FitsIn(want.offset, want.length, info().size)) return 0;
-  Planner planner(layers_, out, TryMapLayer);
+  Planner planner(layers_, open_ended_, out, TryMapLayer);
   // TryMap does not fail; what was planned before it would have had to wait is good.
   (void)planner.Add(0, want).has_value();
   return planner.count();
@@ -204,7 +210,7 @@ Result<std::unique_ptr<Reservation>> Disk::ReservePacked(Range units,
 Result<bool> Disk::ParentsHold(Range range) {
   std::array<Extent, 16> found;
   while (!range.empty()) {
-    Planner planner(layers_, found, MapLayer);
+    Planner planner(layers_, open_ended_, found, MapLayer);
     TRY(planner.Add(1, range));
     for (const Extent& extent : std::span(found).first(planner.count())) {
       if (extent.kind == Kind::kData) return true;

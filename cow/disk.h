@@ -22,7 +22,10 @@ namespace platter {
 struct DiskOptions {
   std::string format;  // empty: probe, and refuse what is not certain
   FileOptions file;
-  bool no_backing = false;         // parents are not opened: their bytes read as holes
+  bool no_backing = false;  // parents are not opened: their bytes read as holes
+  // How many images of the chain are opened. What the last of them leaves to a parent that there is
+  // stays kParent, and nothing is told of which image said what: Extent::depth is 0.
+  size_t layers = SIZE_MAX;
   std::string snapshot;            // of the top image
   std::string parent;              // open this file instead of the recorded parent...
   std::string parent_format;       // ... in this format
@@ -95,8 +98,8 @@ class Disk : public Layer {
   // Of the top layer.
   const Info& info() const override { return layers_[0]->info(); }
   Pin Hold() override { return layers_[0]->Hold(); }
-  // Never answers kParent: what no layer holds is kHole, and so is what lies past the end of a
-  // parent smaller than its child.
+  // Never answers kParent (but see DiskOptions::layers): what no layer holds is kHole, and so is
+  // what lies past the end of a parent smaller than its child.
   Result<size_t> Map(Range want, std::span<Extent> out) override;
   size_t TryMap(Range want, std::span<Extent> out) override;
   Result<std::unique_ptr<Reservation>> Reserve(Range want) override;
@@ -126,6 +129,7 @@ class Disk : public Layer {
   std::vector<std::unique_ptr<Layer>> layers_;
   std::vector<std::string> paths_;
   UnitCache unit_cache_;
+  bool open_ended_ = false;                  // DiskOptions::layers left some out
   std::unique_ptr<GrowingResizer> resizer_;  // null: the top layer cannot be resized
 };
 

@@ -8,11 +8,13 @@
 #include <climits>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string_view>
 
 #include "base/bytes.h"
 #include "io/open_file.h"
+#include "io/remote/url.h"
 
 namespace platter {
 
@@ -124,6 +126,40 @@ Result<std::unique_ptr<Store>> Gate::OpenFile(const std::string& path, const Fil
                                               .path = options.path});
 }
 
+const UrlOpener* Gate::FindUrlOpener(std::string_view name) const {
+  const std::string scheme = SchemeOf(name);
+  if (scheme.empty()) return nullptr;
+  for (const auto& opener : policy_.urls) {
+    if (std::ranges::count(opener->schemes(), scheme) > 0) return opener.get();
+  }
+  return nullptr;
+}
+
+Result<std::unique_ptr<Store>> Gate::Open(const std::string& name,
+                                          const FileOptions& options) const {
+  if (const UrlOpener* opener = FindUrlOpener(name)) return opener->Open(name, options.writable);
+  auto store = OpenFile(name, options);
+  if (store || SchemeOf(name).empty() || store.error().errno_value() != ENOENT) return store;
+  std::string known;
+  for (const auto& opener : policy_.urls) {
+    for (std::string_view scheme : opener->schemes()) known += fmt::format(" {}", scheme);
+  }
+  return Fail(Code::kUnsupported,
+              "'{}': there is no such file, and {} URLs are not opened; known:{}",
+              DescribeUrl(name), SchemeOf(name), known.empty() ? " none" : known);
+}
+
+Result<FileId> Gate::Identify(const std::string& name) const {
+  if (!FindUrlOpener(name)) {
+    auto id = IdentifyFile(name);
+    // For Open to say what is wrong with the name.
+    if (!id && !SchemeOf(name).empty()) TRY(Open(name, {.lock = false}));
+    return id;
+  }
+  // No device has this number. Should two names ever share a hash, a chain of both is refused.
+  return FileId{.device = UINT64_MAX, .inode = std::hash<std::string>{}(name)};
+}
+
 // The directory of the image as it was named and the one in which it really is: the user chose
 // both when naming it.
 bool Gate::Allows(const std::string& image_path, const std::string& real_path) const {
@@ -151,8 +187,12 @@ Result<std::string> Gate::Resolve(const std::string& image_path, const Reference
 Result<std::string> Gate::Resolve(const std::string& image_path, const Reference& reference,
                                   const std::string& name) const {
   const std::string what = Describe(reference);
+  if (FindUrlOpener(name)) return ResolveUrl(image_path, name).WithPrefix(what);
   std::string path = TRY_AS(what, PathOf(name));
-  if (path[0] != '/') path = DirectoryOf(image_path) + "/" + path;
+  if (path[0] != '/') {
+    if (FindUrlOpener(image_path)) return ResolveUrl(image_path, path).WithPrefix(what);
+    path = DirectoryOf(image_path) + "/" + path;
+  }
 
   // Whether a file exists outside is none of the image's business either: policy before errno.
   std::string real = RealPath(path);
@@ -170,19 +210,36 @@ Result<std::string> Gate::Resolve(const std::string& image_path, const Reference
   return real;
 }
 
+// Of a URL that an image names, or of a relative name in an image that has a URL.
+Result<std::string> Gate::ResolveUrl(const std::string& image_path, const std::string& name) const {
+  if (FindUrlOpener(name)) {
+    if (policy_.allow_external) return name;
+    return Fail(Code::kRefused,
+                "an image may not make us connect to anything; give --allow-external if you mean "
+                "it");
+  }
+  if (!FindUrlOpener(image_path)->has_folders()) {
+    return Fail(Code::kRefused, "'{}' lies in no folder; name the parent with --parent",
+                DescribeUrl(image_path));
+  }
+  return UrlBeside(image_path, name);
+}
+
 Result<std::unique_ptr<Store>> ReferenceOpener::OpenReference(const Reference& reference,
                                                               bool writable) {
   std::string path = TRY(gate_.Resolve(image_path_, reference));
   const std::string what = Describe(reference);
   // Looked up before it is opened: opening takes locks, and would only say that we hold them.
-  FileId id = TRY_AS(what, IdentifyFile(path));
+  FileId id = TRY_AS(what, gate_.Identify(path));
   if (!seen_.insert(id).second) {
     return Fail(Code::kRefused, "{} is a file that this image or one below it already uses", what);
   }
   FileOptions options = options_;
   options.writable = writable;
   options.path = {.no_links = true, .must_be = id};
-  return TRY_AS(what, Gate::OpenFile(path, options));
+  auto store = TRY_AS(what, gate_.Open(path, options));
+  if (inspect_) TRY_AS(what, inspect_(*store, reference));
+  return store;
 }
 
 }  // namespace platter

@@ -12,16 +12,24 @@
 //
 // The rule is applied anew for each image of a chain, to the directory in which that image really
 // is: a parent in a trusted directory may name what lies beside it, nothing else.
+//
+// A name that is a URL is opened by whoever knows its scheme (GatePolicy::urls) if the user gave
+// it. An image may name a URL with --allow-external only: a stranger must not make us talk to
+// machines that we can reach and he cannot. An image that came from a URL may name, by a relative
+// name, what lies in the same folder of the same server or below it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
 #include "formats/format.h"
 #include "io/open_path.h"
+#include "io/remote/url_opener.h"
 #include "io/store.h"
 
 namespace platter {
@@ -32,6 +40,8 @@ struct GatePolicy {
   // Directories, trusted as well, in which a parent that is known by its id is looked for.
   std::vector<std::string> search;
   unsigned max_depth = 200;  // layers of a chain, at most 255
+  // Who opens names that are URLs; a scheme that none of them knows is refused.
+  std::vector<std::shared_ptr<const UrlOpener>> urls;
   // PLATTER_TRUST of the environment as `trusted`.
   static GatePolicy FromEnvironment();
 };
@@ -57,9 +67,20 @@ class Gate {
   static Result<std::unique_ptr<Store>> OpenFile(const std::string& path,
                                                  const FileOptions& options);
 
+  // As OpenFile, or what a URL names. `options` but for `writable` are for files. kUnsupported for
+  // what has the form of a URL, is no file, and nobody opens.
+  Result<std::unique_ptr<Store>> Open(const std::string& name, const FileOptions& options) const;
+
+  // Who opens `name`; null if it is the name of a file.
+  const UrlOpener* FindUrlOpener(std::string_view name) const;
+
+  // As IdentifyFile; of a URL something that no file has and no other URL either.
+  Result<FileId> Identify(const std::string& name) const;
+
   // The absolute, symlink-free path of `name`, by which the image at `image_path` means
   // `reference`, if the policy lets it be opened. Relative names are relative to the image's
-  // directory, as the image was named; "file:" is taken off; "json:", other protocols, empty names,
+  // directory, as the image was named; "file:" is taken off; a URL stays as it is, and so is the
+  // answer for a relative name in an image that has one; "json:", other protocols, empty names,
   // names with NUL bytes, directories, FIFOs and character devices are refused, block devices
   // without allow_external. Errors begin with the reference; the caller says whose it is.
   Result<std::string> Resolve(const std::string& image_path, const Reference& reference,
@@ -72,6 +93,7 @@ class Gate {
 
  private:
   bool Allows(const std::string& image_path, const std::string& real_path) const;
+  Result<std::string> ResolveUrl(const std::string& image_path, const std::string& name) const;
 
   GatePolicy policy_;
 };
@@ -84,10 +106,17 @@ std::string Describe(const Reference& reference);
 // the first write). Used by one thread, while an image is being opened.
 class ReferenceOpener final : public Opener {
  public:
-  // `seen`: the files of the chain so far; those opened here are added.
+  // Looks at what was opened, and may refuse it.
+  using Inspector = std::function<Result<>(Store& store, const Reference& reference)>;
+
+  // `seen`: the files of the chain so far; those opened here are added. `inspect` may be null.
   ReferenceOpener(const Gate& gate, std::string image_path, FileOptions options,
-                  std::set<FileId>& seen)
-      : gate_(gate), image_path_(std::move(image_path)), options_(options), seen_(seen) {}
+                  std::set<FileId>& seen, Inspector inspect = {})
+      : gate_(gate),
+        image_path_(std::move(image_path)),
+        options_(options),
+        seen_(seen),
+        inspect_(std::move(inspect)) {}
 
   Result<std::unique_ptr<Store>> OpenReference(const Reference& reference, bool writable) override;
 
@@ -96,6 +125,7 @@ class ReferenceOpener final : public Opener {
   const std::string image_path_;
   const FileOptions options_;
   std::set<FileId>& seen_;
+  const Inspector inspect_;
 };
 
 }  // namespace platter

@@ -239,5 +239,55 @@ TEST_F(GateTest, OpensWhatTheUserNames) {
   EXPECT_EQ(Gate::OpenFile(At("vm/none"), {}).error().code(), Code::kIo);
 }
 
+// Knows one scheme and opens nothing.
+class FakeOpener final : public UrlOpener {
+ public:
+  FakeOpener(std::string_view scheme, bool has_folders)
+      : scheme_{scheme}, has_folders_(has_folders) {}
+  std::span<const std::string_view> schemes() const override { return scheme_; }
+  bool has_folders() const override { return has_folders_; }
+  Result<std::unique_ptr<Store>> Open(const std::string& url, bool) const override {
+    return Fail(Code::kIo, "opening {}", url);
+  }
+
+ private:
+  const std::string_view scheme_[1];
+  const bool has_folders_;
+};
+
+TEST_F(GateTest, UrlsAreForUsers) {
+  policy_.urls = {std::make_shared<FakeOpener>("web", true),
+                  std::make_shared<FakeOpener>("flat", false)};
+  EXPECT_EQ(Gate(policy_).Open("WEB://h/a", {}).error().text(), "opening WEB://h/a");
+  auto unknown = Gate(policy_).Open("other://h/a", {});
+  EXPECT_EQ(unknown.error().code(), Code::kUnsupported);
+  EXPECT_THAT(unknown.error().text(), HasSubstr("known: web flat"));
+  EXPECT_NE(*Gate(policy_).Identify("web://h/a"), *Gate(policy_).Identify("web://h/b"));
+
+  const std::string image = At("vm/image.qcow2");
+  const Reference there{Reference::kParent, "web://h/a", ""};
+  auto path = Gate(policy_).Resolve(image, there);
+  ASSERT_FALSE(path.has_value()) << *path;
+  EXPECT_EQ(path.error().code(), Code::kRefused);
+  EXPECT_THAT(path.error().text(), HasSubstr("--allow-external"));
+  policy_.allow_external = true;
+  EXPECT_EQ(*Gate(policy_).Resolve(image, there), "web://h/a");
+}
+
+TEST_F(GateTest, ImagesFromUrlsNameWhatIsBesideThem) {
+  policy_.urls = {std::make_shared<FakeOpener>("web", true),
+                  std::make_shared<FakeOpener>("flat", false)};
+  auto resolve = [&](const std::string& name, const std::string& image) {
+    auto path = Gate(policy_).Resolve(image, Reference{Reference::kParent, name, ""});
+    return path ? *path : path.error().text();
+  };
+  EXPECT_EQ(resolve("b.img", "web://h/d/a.img?token=1"), "web://h/d/b.img");
+  EXPECT_EQ(resolve("e/b.img", "web://h/d/a.img"), "web://h/d/e/b.img");
+  EXPECT_THAT(resolve("../b.img", "web://h/d/a.img"), HasSubstr("leads out of"));
+  EXPECT_THAT(resolve("/etc/passwd", "web://h/d/a.img"), HasSubstr("--allow-external"));
+  EXPECT_THAT(resolve("b.img", "flat://h/d/a.img"), HasSubstr("lies in no folder"));
+  EXPECT_THAT(resolve("web://h/d/b.img", "web://h/d/a.img"), HasSubstr("--allow-external"));
+}
+
 }  // namespace
 }  // namespace platter

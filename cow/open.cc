@@ -17,9 +17,11 @@
 #include "base/bytes.h"
 #include "cow/disk.h"
 #include "cow/search.h"
+#include "cow/set_parent.h"
 #include "cow/unwrap.h"
 #include "formats/signatures.h"
 #include "io/concat_store.h"
+#include "io/remote/url.h"
 
 namespace platter {
 
@@ -54,6 +56,14 @@ std::string FormatOfRecorded(const std::string& recorded) {
   return recorded;
 }
 
+// Files that belong to a package with a manifest have to be what it lists.
+ReferenceOpener::Inspector InspectorOf(const Unwrapped& image) {
+  if (!image.manifest) return {};
+  return [manifest = image.manifest](Store& store, const Reference& reference) {
+    return manifest->Verify(store, reference.name);
+  };
+}
+
 // One image of a chain.
 struct Link {
   std::unique_ptr<Layer> layer;
@@ -70,7 +80,7 @@ class ChainOpener {
 
   // A file that may not be part of the chain.
   void Exclude(const std::string& path) {
-    if (auto id = IdentifyFile(path)) seen_.insert(*id);
+    if (auto id = gate_.Identify(path)) seen_.insert(*id);
   }
 
   // The image that the user named, out of what is around it.
@@ -111,8 +121,7 @@ class ChainOpener {
   // The file at `path` as the parent that `child` records as `reference`.
   Result<Link> OpenResolved(const std::string& child, const Reference& reference,
                             const std::string& path) {
-    const std::string what =
-        fmt::format("'{}': {}", Printable(child, PATH_MAX), Describe(reference));
+    const std::string what = fmt::format("'{}': {}", DescribeUrl(child), Describe(reference));
     auto link = TRY(OpenBelow(path, FormatOfRecorded(reference.format), what, true));
     TRY_AS(what, CheckIdentity(reference, link.layer->info().identity));
     WarnIfChanged(what, reference, path);
@@ -127,7 +136,7 @@ class ChainOpener {
   Result<Link> OpenInstead(const std::string& child, const Reference* recorded,
                            const std::string& path, const std::string& format) {
     const std::string what =
-        fmt::format("'{}': parent '{}'", Printable(child, PATH_MAX), Printable(path, PATH_MAX));
+        fmt::format("'{}': parent '{}'", DescribeUrl(child), DescribeUrl(path));
     auto link = TRY(OpenBelow(path, format, what, false));
     if (recorded) TRY_AS(what, CheckIdentity(*recorded, link.layer->info().identity));
     return link;
@@ -144,7 +153,7 @@ class ChainOpener {
     FileOptions file = options_.file;
     file.writable = false;
     file.path = {.no_links = resolved, .must_be = TRY_AS(what, Remember(path))};
-    auto store = TRY_AS(what, Gate::OpenFile(path, file));
+    auto store = TRY_AS(what, gate_.Open(path, file));
     // What a guess means for writers does not concern a parent.
     auto* warnings = format.empty() ? nullptr : warnings_;
     auto image =
@@ -175,16 +184,16 @@ class ChainOpener {
 
   // An image that is reached a second time would be its own parent.
   Result<FileId> Remember(const std::string& path) {
-    FileId id = TRY(IdentifyFile(path));
+    FileId id = TRY(gate_.Identify(path));
     if (seen_.insert(id).second) return id;
     return Fail(Code::kRefused, "the chain comes back to '{}', which is part of it already",
-                Printable(path, PATH_MAX));
+                DescribeUrl(path));
   }
 
   Result<std::unique_ptr<Store>> OpenFiles(const std::string& path) {
     FileOptions file = options_.file;
     file.path.must_be = TRY(Remember(path));
-    auto store = TRY(Gate::OpenFile(path, file));
+    auto store = TRY(gate_.Open(path, file));
     auto parts = options_.options.find(std::string(kPartsOption));
     if (parts == options_.options.end()) return store;
 
@@ -192,7 +201,7 @@ class ChainOpener {
     stores.push_back(std::move(store));
     for (const std::string& part : SplitParts(parts->second)) {
       file.path.must_be = TRY_AS("option 'parts'", Remember(part));
-      stores.push_back(TRY_AS("option 'parts'", Gate::OpenFile(part, file)));
+      stores.push_back(TRY_AS("option 'parts'", gate_.Open(part, file)));
     }
     return TRY(ConcatStore::Open(std::move(stores)));
   }
@@ -202,10 +211,10 @@ class ChainOpener {
     open.guessed = image.format.empty() && format->name == "raw";
     open.secret = options_.secret;
     open.info_only = options_.info_only;
-    ReferenceOpener files(gate_, image.path, options_.file, seen_);
+    ReferenceOpener files(gate_, image.path, options_.file, seen_, InspectorOf(image));
     Opener* opener = image.opener ? image.opener.get() : &files;
     open.opener = options_.info_only ? nullptr : opener;
-    const std::string what = fmt::format("{} '{}'", format->name, Printable(image.path, PATH_MAX));
+    const std::string what = fmt::format("{} '{}'", format->name, DescribeUrl(image.path));
     auto layer = TRY_AS(what, format->open(std::move(image.store), open));
     for (const std::string& problem : layer->info().problems) {
       Warn(warnings_, fmt::format("{}: left out: {}", what, problem));
@@ -226,20 +235,15 @@ class ChainOpener {
   unsigned layers_ = 0;
 };
 
-const Reference* ParentOf(const Layer& layer) {
-  for (const Reference& reference : layer.info().references) {
-    if (reference.role == Reference::kParent) return &reference;
-  }
-  return nullptr;
-}
-
 using Chain = std::vector<Link>;
 
-// Adds what stands below the last layer of `chain`, down to an image without a parent.
-Result<> AddParents(ChainOpener& opener, Chain& chain) {
-  while (const Reference* parent = ParentOf(*chain.back().layer)) {
+// Adds what stands below the last layer of `chain`, down to an image without a parent, or until it
+// has `most` layers.
+Result<> AddParents(ChainOpener& opener, Chain& chain, size_t most = SIZE_MAX) {
+  while (const Reference* parent = ParentOf(chain.back().layer->info())) {
+    if (chain.size() >= most) break;
     const std::string& child = chain.back().path;
-    const std::string what = fmt::format("'{}'", Printable(child, PATH_MAX));
+    const std::string what = fmt::format("'{}'", DescribeUrl(child));
     if (chain.back().closed) {
       return Fail(Code::kRefused, "{}: {}: an image in an archive may not name what is outside",
                   what, Describe(*parent));
@@ -256,12 +260,12 @@ Result<Chain> OpenChain(const std::string& name, const DiskOptions& options, con
   Chain chain;
   chain.push_back(TRY(opener.OpenTop(name)));
   if (!parents) return chain;
-  if (!options.parent.empty()) {
-    const Reference* recorded = ParentOf(*chain[0].layer);
+  if (!options.parent.empty() && options.layers > 1) {
+    const Reference* recorded = ParentOf(chain[0].layer->info());
     chain.push_back(
         TRY(opener.OpenInstead(chain[0].path, recorded, options.parent, options.parent_format)));
   }
-  TRY(AddParents(opener, chain));
+  TRY(AddParents(opener, chain, options.layers));
   return chain;
 }
 
@@ -321,7 +325,8 @@ Result<TopImage> OpenTopImage(const std::string& name, const DiskOptions& option
   top.files = std::make_unique<std::set<FileId>>(opener.files());
   top.opener = std::move(image.opener);
   if (!top.opener) {
-    top.opener = std::make_unique<ReferenceOpener>(gate, image.path, options.file, *top.files);
+    top.opener = std::make_unique<ReferenceOpener>(gate, image.path, options.file, *top.files,
+                                                   InspectorOf(image));
   }
   return top;
 }
@@ -330,8 +335,12 @@ Result<std::unique_ptr<Disk>> Disk::Open(const std::string& path, const DiskOpti
                                          const Gate& gate, std::vector<std::string>* warnings) {
   bool parents = !options.no_backing && !options.info_only;
   Chain chain = TRY(OpenChain(path, options, gate, parents, warnings));
+  const bool open_ended =
+      chain.size() == options.layers && ParentOf(chain.back().layer->info()) != nullptr;
   Parts parts = Split(std::move(chain));
-  return std::unique_ptr<Disk>(new Disk(std::move(parts.layers), std::move(parts.paths)));
+  std::unique_ptr<Disk> disk(new Disk(std::move(parts.layers), std::move(parts.paths)));
+  disk->open_ended_ = open_ended;
+  return disk;
 }
 
 Result<std::unique_ptr<Disk>> Disk::OpenParents(const std::string& image_path,
@@ -343,8 +352,9 @@ Result<std::unique_ptr<Disk>> Disk::OpenParents(const std::string& image_path,
   std::string path = TRY(Gate(anywhere).Resolve(image_path, reference));
   if (!gate.Resolve(image_path, reference)) {
     Warn(warnings, fmt::format("'{}': {} is outside the image's directory: opening the image is "
-                               "going to need --trust DIR or --allow-external",
-                               Printable(image_path, PATH_MAX), Describe(reference)));
+                               "going to need {}--allow-external",
+                               DescribeUrl(image_path), Describe(reference),
+                               gate.FindUrlOpener(path) ? "" : "--trust DIR or "));
   }
   ChainOpener opener(options, gate, warnings);
   // An image that is to be replaced cannot be among its own parents.

@@ -61,7 +61,8 @@ Result<> TakeElement(const XmlReader& element, Ovf& ovf) {
     ovf.files.push_back({.id = std::string(element.Attribute("id")),
                          .href = std::string(element.Attribute("href")),
                          .compression = std::string(compression == "identity" ? "" : compression),
-                         .chunked = !element.Attribute("chunkSize").empty()});
+                         .chunked = !element.Attribute("chunkSize").empty(),
+                         .size = ParseNumber(Trim(element.Attribute("size")))});
   } else if (element.name() == "Disk" && !element.Attribute("diskId").empty()) {
     ovf.disks.push_back({.id = std::string(element.Attribute("diskId")),
                          .file_ref = std::string(element.Attribute("fileRef")),

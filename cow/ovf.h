@@ -20,8 +20,9 @@ namespace platter {
 // References/File.
 struct OvfFile {
   std::string id, href;
-  std::string compression;  // "gzip"; empty: none
-  bool chunked = false;     // in pieces with numbers behind their names
+  std::string compression;            // "gzip"; empty: none
+  bool chunked = false;               // in pieces with numbers behind their names
+  std::optional<uint64_t> size = {};  // bytes of the file, or of all pieces; absent: not said
 };
 
 // DiskSection/Disk.

@@ -26,6 +26,8 @@ TEST(Ovf, FilesAndDisks) {
   ASSERT_EQ(ovf->files.size(), 2u);
   EXPECT_EQ(ovf->files[0].href, "a b.vmdk");
   EXPECT_FALSE(ovf->files[0].chunked);
+  EXPECT_EQ(ovf->files[0].size, 5u);
+  EXPECT_EQ(ovf->files[1].size, std::nullopt);
   EXPECT_EQ(ovf->files[1].compression, "gzip");
   EXPECT_TRUE(ovf->files[1].chunked);
   ASSERT_EQ(ovf->disks.size(), 2u);

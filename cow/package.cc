@@ -123,29 +123,29 @@ Result<Package> Package::Open(std::unique_ptr<PackageFiles> files, Store& ovf, s
   Package package;
   package.files_ = std::move(files);
   package.ovf_name_ = std::move(ovf_name);
-  package.verify_ = verify;
-  package.warnings_ = warnings;
-  TRY(package.LoadManifest(manifest_name));
+  TRY(package.LoadManifest(manifest_name, verify, warnings));
   TRY(package.Verify(ovf, package.ovf_name_));
   const std::string what = fmt::format("description '{}'", Printable(package.ovf_name_, PATH_MAX));
   package.ovf_ = TRY_AS(what, ParseOvf(TRY_AS(what, ReadText(ovf))));
   return package;
 }
 
-Result<> Package::LoadManifest(const std::string& name) {
+Result<> Package::LoadManifest(const std::string& name, bool verify,
+                               std::vector<std::string>* warnings) {
   if (name.empty()) return {};
   const std::string what = fmt::format("manifest '{}'", Printable(name, PATH_MAX));
   auto store = files_->Open(ReferenceAsIs(name));
   if (!store && store.error().errno_value() == ENOENT) return {};
   if (!store) return std::unexpected(std::move(store.error()).WithPrefix(what));
-  manifest_ = TRY_AS(what, ParseManifest(TRY_AS(what, ReadText(**store))));
+  auto entries = TRY_AS(what, ParseManifest(TRY_AS(what, ReadText(**store))));
+  manifest_ = std::make_shared<const Manifest>(std::move(entries), verify, warnings);
   return {};
 }
 
-Result<> Package::Verify(Store& store, const std::string& name) {
-  if (!verify_ || !manifest_) return {};
+Result<> Manifest::Verify(Store& store, const std::string& name) const {
+  if (!verify_) return {};
   bool listed = false;
-  for (const ManifestEntry& entry : *manifest_) {
+  for (const ManifestEntry& entry : entries_) {
     if (WithoutDot(entry.name) != WithoutDot(name)) continue;
     listed = true;
     std::string digest = Hex(TRY(HashStore(store, entry.kind)));
@@ -173,7 +173,8 @@ Result<std::unique_ptr<Store>> Package::OpenFor(const Reference& reference) {
 }
 
 // DSP0243, "File references": "name.000000000", "name.000000001", ...
-Result<std::unique_ptr<Store>> Package::OpenChunks(const std::string& name) {
+Result<std::unique_ptr<Store>> Package::OpenChunks(const OvfFile& file) {
+  const std::string& name = file.href;
   std::vector<std::unique_ptr<Store>> chunks;
   while (true) {
     auto chunk = OpenFile(fmt::format("{}.{:09}", name, chunks.size()));
@@ -185,7 +186,15 @@ Result<std::unique_ptr<Store>> Package::OpenChunks(const std::string& name) {
     }
     chunks.push_back(std::move(*chunk));
   }
-  return TRY(ConcatStore::Open(std::move(chunks)));
+  auto whole = TRY(ConcatStore::Open(std::move(chunks)));
+  // Nothing else tells that the last chunks are missing.
+  const uint64_t size = TRY(whole->Size());
+  if (file.size && size < *file.size) {
+    return Fail(Code::kCorrupt,
+                "the chunks of '{}' have {} bytes together, its description says {}",
+                Printable(name, PATH_MAX), size, *file.size);
+  }
+  return whole;
 }
 
 std::vector<const OvfDisk*> Package::DisksWithFiles() const {
@@ -226,12 +235,12 @@ Result<PackagedDisk> Package::OpenDisk(const std::string& wanted) {
   const OvfDisk* disk = TRY(Choose(wanted));
   PackagedDisk opened;
   opened.name = wanted;
-  bool chunked = false;
+  const OvfFile* chunks = nullptr;
   if (disk) {
     const OvfFile& file = *ovf_.FindFile(disk->file_ref);
     opened.name = file.href;
     opened.capacity = disk->capacity;
-    chunked = file.chunked;
+    chunks = file.chunked ? &file : nullptr;
     if (!disk->parent_ref.empty()) {
       return Fail(Code::kUnsupported,
                   "disk '{}' ('{}') holds only what differs from disk '{}' (ovf:parentRef), which "
@@ -239,8 +248,8 @@ Result<PackagedDisk> Package::OpenDisk(const std::string& wanted) {
                   Printable(disk->id), Printable(file.href), Printable(disk->parent_ref));
     }
   }
-  opened.store = TRY(chunked ? OpenChunks(opened.name) : OpenFile(opened.name));
-  Reference first = ReferenceTo(chunked ? opened.name + ".000000000" : opened.name);
+  opened.store = TRY(chunks ? OpenChunks(*chunks) : OpenFile(opened.name));
+  Reference first = ReferenceTo(chunks ? opened.name + ".000000000" : opened.name);
   opened.path = TRY(files_->PathOf(first));
   return opened;
 }
@@ -254,7 +263,7 @@ Facts Package::Describe() const {
   Facts facts = {{"description", ovf_name_}, {"disks", std::move(disks)}};
   if (manifest_) {
     std::vector<std::string> digests;
-    for (const ManifestEntry& entry : *manifest_) {
+    for (const ManifestEntry& entry : manifest_->entries()) {
       digests.push_back(fmt::format("{}({})={}", HashName(entry.kind), entry.name, entry.digest));
     }
     facts.push_back({"manifest", std::move(digests)});

@@ -80,6 +80,25 @@ struct PackagedDisk {
   std::optional<uint64_t> capacity;  // bytes, as the description says
 };
 
+// The digests of a package's files. Used by one thread.
+class Manifest {
+ public:
+  // `verify`: Verify does something. Warnings may be null.
+  Manifest(std::vector<ManifestEntry> entries, bool verify, std::vector<std::string>* warnings)
+      : entries_(std::move(entries)), verify_(verify), warnings_(warnings) {}
+
+  const std::vector<ManifestEntry>& entries() const { return entries_; }
+
+  // Reads all of `store`, the file `name` of the package: kCorrupt if it is not what is listed. A
+  // warning where it is not listed.
+  Result<> Verify(Store& store, const std::string& name) const;
+
+ private:
+  const std::vector<ManifestEntry> entries_;
+  const bool verify_;
+  std::vector<std::string>* const warnings_;
+};
+
 class Package {
  public:
   // Of the description in `ovf`, whose file is `ovf_name`; `manifest_name` need not be there.
@@ -98,6 +117,9 @@ class Package {
 
   bool closed() const { return files_->closed(); }
 
+  // For what images of the package name, where they are not opened here; null: there is none.
+  const std::shared_ptr<const Manifest>& manifest() const { return manifest_; }
+
   // For info.
   Facts Describe() const;
 
@@ -106,17 +128,17 @@ class Package {
 
   std::vector<const OvfDisk*> DisksWithFiles() const;
   Result<const OvfDisk*> Choose(const std::string& wanted) const;
-  Result<> LoadManifest(const std::string& name);
-  Result<> Verify(Store& store, const std::string& name);
+  Result<> LoadManifest(const std::string& name, bool verify, std::vector<std::string>* warnings);
+  Result<> Verify(Store& store, const std::string& name) const {
+    return manifest_ ? manifest_->Verify(store, name) : Result<>();
+  }
   Result<std::unique_ptr<Store>> OpenFile(const std::string& name);
-  Result<std::unique_ptr<Store>> OpenChunks(const std::string& name);
+  Result<std::unique_ptr<Store>> OpenChunks(const OvfFile& file);
 
   std::unique_ptr<PackageFiles> files_;
   Ovf ovf_;
   std::string ovf_name_;
-  std::optional<std::vector<ManifestEntry>> manifest_;
-  bool verify_ = false;
-  std::vector<std::string>* warnings_ = nullptr;
+  std::shared_ptr<const Manifest> manifest_;
 };
 
 }  // namespace platter

@@ -11,9 +11,9 @@
 namespace platter {
 
 // The path of the image of `format` whose Identity::id is reference.id, among the regular files in
-// `directories` (not below them), looked at in that order and by name; one with a wanted
-// Identity::version goes before one without. Only headers are read, of files that look like
-// `format`. kIo (ENOENT) if there is none; what cannot be read is passed over.
+// `directories` (not below them, and no symbolic links), looked at in that order and by name; one
+// with a wanted Identity::version goes before one without. Only headers are read, of files that
+// look like `format`. kIo (ENOENT) if there is none; what cannot be read is passed over.
 Result<std::string> FindById(const Reference& reference, const Format& format,
                              const std::vector<std::string>& directories);
 

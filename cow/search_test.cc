@@ -92,6 +92,12 @@ TEST_F(SearchTest, FindsTheIdInTheFirstFolderThatHasIt) {
   EXPECT_EQ(Find("three"), "there/d");
 }
 
+TEST_F(SearchTest, FollowsNoLinks) {
+  Put("elsewhere", "IMAGE one v1");
+  fs::create_symlink(root_ / "elsewhere", root_ / "here/link");
+  EXPECT_THAT(Find("one"), HasSubstr("no test image in the image's directory"));
+}
+
 TEST_F(SearchTest, PrefersTheWantedVersion) {
   Put("here/a", "IMAGE one old");
   Put("there/b", "IMAGE one new");

@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "formats/signatures.h"
+#include "io/remote/url.h"
 
 namespace platter {
 
@@ -181,7 +182,11 @@ class Unwrapper {
     image_.path = package.closed() ? fmt::format("{}:{}", disk.path, disk.name) : disk.path;
     image_.capacity = disk.capacity;
     image_.closed = image_.closed || package.closed();
-    if (package.closed()) image_.opener = std::make_unique<PackageOpener>(std::move(package));
+    if (package.closed()) {
+      image_.opener = std::make_unique<PackageOpener>(std::move(package));
+    } else {
+      image_.manifest = package.manifest();
+    }
     return {};
   }
 
@@ -211,6 +216,12 @@ class Unwrapper {
 
 MemberName SplitMember(const std::string& name) {
   struct stat status;
+  if (!SchemeOf(name).empty()) {
+    constexpr std::string_view kEnd = ".ova:";
+    size_t end = name.rfind(kEnd);
+    if (end == name.npos) return {name, ""};
+    return {name.substr(0, end + kEnd.size() - 1), name.substr(end + kEnd.size())};
+  }
   if (::stat(name.c_str(), &status) == 0) return {name, ""};
   for (size_t colon = name.find(':'); colon != name.npos; colon = name.find(':', colon + 1)) {
     std::string path = name.substr(0, colon);

@@ -37,16 +37,18 @@ struct UnwrapOptions {
 // An image that has been taken out of what was around it, or never was in anything.
 struct Unwrapped {
   std::unique_ptr<Store> store;
-  std::string path;                  // by which the gate knows it
-  std::string format;                // as in the options, or found; empty: to be probed
-  std::unique_ptr<Opener> opener;    // of what it names; null: the gate's
+  std::string path;                // by which the gate knows it
+  std::string format;              // as in the options, or found; empty: to be probed
+  std::unique_ptr<Opener> opener;  // of what it names; null: the gate's
+  // Of what it names, where the gate opens that; null: there is none.
+  std::shared_ptr<const Manifest> manifest;
   bool closed = false;               // it may name nothing outside of its archive
   std::optional<uint64_t> capacity;  // bytes the guest sees, as an OVF says
   std::vector<Facts> around;         // what was around it, from the outside in, each with a "type"
 };
 
 // "a.ova:disk2.vmdk" as "a.ova" and "disk2.vmdk", where no file has the whole as its name but one
-// has the part before a colon. Else `name` and "".
+// has the part before a colon; in a URL, behind the last ".ova:". Else `name` and "".
 struct MemberName {
   std::string path, member;
 };

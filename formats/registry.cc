@@ -10,8 +10,8 @@
 namespace platter {
 
 std::span<const Format* const> AllFormats() {
-  static constexpr const Format* kFormats[] = {&kQcow2Format, &kVdiFormat, &kVhdFormat,
-                                               &kVhdxFormat, &kVmdkFormat, &kRawFormat};
+  static constexpr const Format* kFormats[] = {&kQcow2Format, &kVdiFormat,  &kVhdFormat,
+                                               &kVhdxFormat,  &kVmdkFormat, &kRawFormat};
   return kFormats;
 }
 

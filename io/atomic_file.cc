@@ -170,7 +170,11 @@ Result<> AtomicFile::CreateTemporary(const Options& options) {
   }
   if (!fd) return FailErrno(EEXIST, "cannot create a temporary file for '{}'", Printable(path_));
   struct stat old;
-  if (old_ && fstat(old_.get(), &old) == 0) (void)!fchmod(fd.get(), old.st_mode & 07777);
+  if (old_ && fstat(old_.get(), &old) == 0) {
+    // Who may not give files away keeps this one. The owner first: that clears bits of the mode.
+    (void)!fchown(fd.get(), old.st_uid, old.st_gid);
+    (void)!fchmod(fd.get(), old.st_mode & 07777);
+  }
   file_ = Fd(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
   if (!file_) return FailErrno(errno, "cannot create '{}'", Printable(path_));
   store_ =
@@ -181,6 +185,11 @@ Result<> AtomicFile::CreateTemporary(const Options& options) {
 std::unique_ptr<Store> AtomicFile::TakeStore() {
   CHECK(store_ != nullptr);
   return std::move(store_);
+}
+
+Result<> AtomicFile::DropOld() {
+  if (!replace_ || unlink(final_.c_str()) == 0 || errno == ENOENT) return {};
+  return FailErrno(errno, "cannot replace '{}'", Printable(path_));
 }
 
 Result<> AtomicFile::Commit() {

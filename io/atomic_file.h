@@ -24,7 +24,8 @@ class AtomicFile {
 
   // Makes the temporary file. kRefused if `path` exists and may not be replaced, or is in use by
   // another program (its image lock is held until the replacement). A symbolic link to an existing
-  // file stays, and what it points to is replaced.
+  // file stays, and what it points to is replaced. The new file has the old one's mode and, where
+  // that is allowed, its owner.
   static Result<AtomicFile> Create(const std::string& path, const Options& options);
 
   AtomicFile(AtomicFile&& other) noexcept;
@@ -37,6 +38,10 @@ class AtomicFile {
 
   // The file's store, writable and empty. Once.
   std::unique_ptr<Store> TakeStore();
+
+  // Removes the file that is to be replaced, if there is one, so that until Commit there is none
+  // under the name. For files that mean something only together.
+  Result<> DropOld();
 
   // Makes what was written durable, and then visible under the final name. Once; the store is
   // flushed and closed, or at least idle. On failure the temporary file is still removed at the

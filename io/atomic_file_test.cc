@@ -102,8 +102,10 @@ TEST_F(AtomicFileTest, DoesNotReplaceUnasked) {
   EXPECT_EQ(Text(path_), "came meanwhile");
 }
 
-TEST_F(AtomicFileTest, ReplacesWhenAskedAndKeepsTheMode) {
+TEST_F(AtomicFileTest, ReplacesWhenAskedAndKeepsOwnerAndMode) {
   WriteText(path_, "old");
+  const uid_t owner = geteuid() == 0 ? 1234 : geteuid();
+  ASSERT_EQ(chown(path_.c_str(), owner, static_cast<gid_t>(-1)), 0);
   fs::permissions(path_, fs::perms(0640));
   {
     AtomicFile file = Make({.replace = true});
@@ -113,7 +115,21 @@ TEST_F(AtomicFileTest, ReplacesWhenAskedAndKeepsTheMode) {
   }
   EXPECT_EQ(Text(path_), "new");
   EXPECT_EQ(fs::status(path_).permissions(), fs::perms(0640));
+  struct stat now;
+  ASSERT_EQ(stat(path_.c_str(), &now), 0);
+  EXPECT_EQ(now.st_uid, owner);
   EXPECT_EQ(Names().size(), 1u);
+}
+
+TEST_F(AtomicFileTest, TheOldFileMayGoFirst) {
+  ASSERT_TRUE(Make().DropOld().has_value()) << "there is none";
+  WriteText(path_, "old");
+  AtomicFile file = Make({.replace = true});
+  Fill(file, "new");
+  ASSERT_TRUE(file.DropOld().has_value());
+  EXPECT_FALSE(fs::exists(path_));
+  ASSERT_TRUE(file.Commit().has_value());
+  EXPECT_EQ(Text(path_), "new");
 }
 
 TEST_F(AtomicFileTest, ALinkStaysALink) {

@@ -10,10 +10,24 @@
 #include "base/bytes.h"
 
 namespace platter {
+namespace {
+
+std::string TempRoot() {
+  const char* given = std::getenv("TMPDIR");
+  return given && *given ? given : "/var/tmp";
+}
+
+}  // namespace
+
+Result<std::string> MakeTempFolder() {
+  const std::string root = TempRoot();
+  std::string name = root + "/platter-XXXXXX";
+  if (mkdtemp(name.data()) != nullptr) return name;
+  return FailErrno(errno, "making a temporary folder in '{}' (TMPDIR)", Printable(root));
+}
 
 Result<Fd> OpenTempFile() {
-  const char* given = std::getenv("TMPDIR");
-  const std::string folder = given && *given ? given : "/var/tmp";
+  const std::string folder = TempRoot();
   Fd fd(open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
   if (fd) return fd;
   // A file system that has no nameless files.

@@ -2,7 +2,10 @@
 // every byte.
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
+
+#include <optional>
 #include <set>
+#include <span>
 
 #include "io/engine/engine.h"
 #include "tools/command.h"
@@ -10,6 +13,7 @@
 #include "tools/image_options.h"
 #include "tools/interrupt.h"
 #include "tools/progress.h"
+#include "tools/repair_plan.h"
 
 namespace platter {
 namespace {
@@ -26,6 +30,9 @@ class CheckCommand : public Command {
            "  platter check --deep -p disk.qcow2        also read and "
            "decompress everything\n"
            "  platter check -r all disk.qcow2\n"
+           "  platter check -r all --dry-run disk.qcow2        say what that would do\n"
+           "  platter check -r all --undo before.undo disk.qcow2\n"
+           "  platter check --apply-undo before.undo disk.qcow2        take the repair back\n"
            "Exit code: 0 consistent, 1 check failed, 2 corruptions, 3 leaks "
            "only, 63 the format has\n"
            "nothing to check.\n";
@@ -36,8 +43,15 @@ class CheckCommand : public Command {
     image_.DeclareParent(app);
     app.add_option("-r,--repair", repair_, "Repair 'leaks', or 'all' that can be repaired")
         ->check(CLI::IsMember({"leaks", "all"}));
-    app.add_flag("--deep", deep_,
-                 "Also read and decompress every cluster and list what cannot be read");
+    app.add_flag("--dry-run", dry_run_, "With -r: repair nothing, say what would be written where");
+    app.add_option("--undo", undo_, "With -r: first write to FILE what the repair is to change")
+        ->type_name("FILE");
+    app.add_option("--apply-undo", apply_undo_, "Take back the repair that wrote this file")
+        ->type_name("FILE");
+    app.add_flag(
+        "--deep", deep_,
+        "Also read and decompress every cluster, of snapshots too, and list what cannot be "
+        "read");
     app.add_option("--output", output_, "human or json")->check(CLI::IsMember({"human", "json"}));
     app.add_flag("-p,--progress", progress_.show, "Show progress of --deep");
     app.add_flag("-q,--quiet", progress_.quiet, "Print errors only");
@@ -55,10 +69,17 @@ class CheckCommand : public Command {
  private:
   Result<int> Check(Console& console) {
     image_.quiet = progress_.quiet;
+    if (repair_.empty() && (dry_run_ || !undo_.empty())) {
+      return Fail(Code::kOutOfRange, "--dry-run and --undo go with -r");
+    }
+    if (!apply_undo_.empty() && (!repair_.empty() || deep_)) {
+      return Fail(Code::kOutOfRange, "--apply-undo stands alone");
+    }
+    if (!apply_undo_.empty()) return TakeBack(console);
     CheckReport report;
     std::string format;
     {
-      DiskOptions options = TRY(image_.ToDiskOptions(!repair_.empty()));
+      DiskOptions options = TRY(image_.ToDiskOptions(!repair_.empty() && !dry_run_));
       std::vector<std::string> warnings;
       const Gate gate = image_.MakeGate();
       auto image = TRY(OpenTopImage(path_, options, gate, &warnings));
@@ -72,15 +93,8 @@ class CheckCommand : public Command {
         return kNoCheck;
       }
       if (found->check) {
-        OpenOptions open;
-        open.writable = options.file.writable;
-        open.opener = image.opener.get();
-        CheckOptions check;
-        check.repair = repair_ == "all"     ? CheckOptions::kAll
-                       : repair_ == "leaks" ? CheckOptions::kLeaks
-                                            : CheckOptions::kNone;
         report = TRY_AS(fmt::format("{} '{}'", format, Printable(path_, 4096)),
-                        found->check(*image.store, open, check));
+                        CheckOrRepair(*found, image, options.file.writable));
       }
     }
     if (deep_) TRY(Deep(console, report));
@@ -88,12 +102,56 @@ class CheckCommand : public Command {
     return ExitFor(report);
   }
 
+  CheckOptions::Repair Wanted() const {
+    return repair_ == "all"     ? CheckOptions::kAll
+           : repair_ == "leaks" ? CheckOptions::kLeaks
+                                : CheckOptions::kNone;
+  }
+
+  Result<CheckReport> CheckOrRepair(const Format& format, TopImage& image, bool writable) {
+    if (dry_run_ || !undo_.empty()) {
+      plan_ = TRY(PlanRepair(format, *image.store, image.opener.get(), Wanted()));
+      if (dry_run_) return plan_->report;
+      if (plan_->empty()) return plan_->report;
+      TRY(WriteUndo(undo_, *image.store, *plan_));
+    }
+    OpenOptions open;
+    open.writable = writable;
+    open.opener = image.opener.get();
+    CheckReport report = TRY(format.check(*image.store, open, {.repair = Wanted()}));
+    if (plan_) TRY(CompleteUndo(undo_, *image.store));
+    return report;
+  }
+
+  Result<int> TakeBack(Console& console) {
+    DiskOptions options = TRY(image_.ToDiskOptions(true));
+    const Gate gate = image_.MakeGate();
+    std::vector<std::string> warnings;
+    auto image = TRY(OpenTopImage(path_, options, gate, &warnings));
+    TRY(ApplyUndo(apply_undo_, *image.store));
+    if (!progress_.quiet) console.Out("The repair was taken back.\n");
+    return kClean;
+  }
+
   Result<> Deep(Console& console, CheckReport& report) {
     auto disk = TRY(image_.Open(path_, false, console));
     Progress progress;
     CancelOnInterrupt cancel(progress);
     ProgressDisplay display(console, progress, progress_);
-    return DeepCheck(*disk, threads_, progress, report);
+    TRY(DeepCheck(*disk, "", threads_, progress, report));
+    for (const SnapshotInfo& snapshot : disk->info().snapshots) {
+      ImageOptions options = image_;
+      options.snapshot = snapshot.id;
+      options.quiet = true;  // said above
+      const std::string what = fmt::format("snapshot '{}': ", Printable(snapshot.name));
+      auto view = options.Open(path_, false, console);
+      if (view) {
+        TRY(DeepCheck(**view, what, threads_, progress, report));
+      } else {
+        report.Add(CheckReport::Finding::kError, what + view.error().text());
+      }
+    }
+    return {};
   }
 
   static int ExitFor(const CheckReport& report) {
@@ -108,12 +166,15 @@ class CheckCommand : public Command {
     for (const auto& finding : report.findings) {
       static constexpr const char* kNames[] = {"leak", "corruption", "error"};
       console.Print("{}: {}{}\n", kNames[finding.kind], finding.text,
-                    finding.fixed ? " (repaired)" : "");
+                    !finding.fixed ? ""
+                    : dry_run_     ? " (would be repaired)"
+                                   : " (repaired)");
     }
+    if (dry_run_) PrintPlan(console);
     const uint64_t left = report.errors + report.corruptions + report.leaks;
     if (report.corruptions_fixed + report.leaks_fixed > 0) {
-      console.Print("Repaired {} leaks and {} corruptions.\n", report.leaks_fixed,
-                    report.corruptions_fixed);
+      console.Print("{} {} leaks and {} corruptions.\n", dry_run_ ? "Would repair" : "Repaired",
+                    report.leaks_fixed, report.corruptions_fixed);
     }
     if (left == 0) {
       console.Out("No errors were found on the image.\n");
@@ -136,6 +197,22 @@ class CheckCommand : public Command {
     }
   }
 
+  void PrintPlan(Console& console) {
+    constexpr size_t kShown = 100;
+    const std::vector<Range>& written = plan_->written;
+    for (Range range : std::span(written).first(std::min(written.size(), kShown))) {
+      console.Print("would write {} bytes at {:#x}\n", range.length, range.offset);
+    }
+    if (written.size() > kShown) {
+      console.Print("and in {} more places; {} bytes in all\n", written.size() - kShown,
+                    plan_->bytes());
+    }
+    if (plan_->size_before != plan_->size_after) {
+      console.Print("would change the file's size from {} to {} bytes\n", plan_->size_before,
+                    plan_->size_after);
+    }
+  }
+
   nlohmann::ordered_json ToJson(const CheckReport& report, const std::string& format) {
     nlohmann::ordered_json json = {
         {"image-end-offset", report.image_end},
@@ -151,6 +228,15 @@ class CheckCommand : public Command {
         {"filename", Printable(path_, 4096)},
         {"format", format},
     };
+    if (dry_run_ && plan_) {
+      json["dry-run"] = true;
+      json["file-size-before"] = plan_->size_before;
+      json["file-size-after"] = plan_->size_after;
+      json["writes"] = nlohmann::ordered_json::array();
+      for (Range range : plan_->written) {
+        json["writes"].push_back({{"offset", range.offset}, {"length", range.length}});
+      }
+    }
     json["findings"] = nlohmann::ordered_json::array();
     for (const auto& finding : report.findings) {
       static constexpr const char* kNames[] = {"leak", "corruption", "error"};
@@ -161,8 +247,9 @@ class CheckCommand : public Command {
   }
 
   ImageOptions image_;
-  std::string path_, repair_, output_ = "human";
-  bool deep_ = false;
+  std::string path_, repair_, undo_, apply_undo_, output_ = "human";
+  bool deep_ = false, dry_run_ = false;
+  std::optional<RepairPlan> plan_;
   unsigned threads_ = 0;
   ProgressOptions progress_;
 };

@@ -46,6 +46,8 @@ class ConvertCommand : public Command {
            "  zstd -dc disk.raw.zst | platter convert -f raw -O qcow2 - "
            "disk.qcow2\n"
            "  platter convert -O qcow2 disk.raw - | ssh host 'cat > disk.qcow2'\n"
+           "  platter convert -O qcow2 https://host/disk.vmdk disk.qcow2\n"
+           "  platter convert -n -O raw disk.qcow2 nbd://host/disk\n"
            "Exit code: 0 whole, 1 failed (and no output left), 3 written with "
            "--salvage, but parts of\n"
            "the source could not be read and are zeros.\n";
@@ -84,6 +86,14 @@ class ConvertCommand : public Command {
     app.add_flag("--salvage", o.copy.salvage, "What cannot be read becomes zeros, and is told");
     app.add_flag("--verify", o.verify,
                  "Read the output back and compare its content hash with the source's");
+    app.add_flag("--with-snapshots", o.with_snapshots,
+                 "Keep the source's internal snapshots (qcow2), by name; their times are new");
+    app.add_flag("--bitmaps", o.bitmaps, "Copy the source's bitmaps, too");
+    app.add_flag("--skip-broken-bitmaps", o.skip_broken_bitmaps,
+                 "With --bitmaps: leave out those that are not to be trusted");
+    app.add_flag("--resume", o.resume,
+                 "Go on where an interrupted convert --resume stopped; what is not whole yet is "
+                 "in hidden files beside the output");
     app.add_flag("--force", o.force, "Replace an existing output file");
     app.add_flag("--reproducible", o.reproducible,
                  "The same input gives the same bytes: fixed ids, times from "
@@ -130,6 +140,8 @@ class ConvertCommand : public Command {
       return Fail(Code::kOutOfRange, "--parent is for one source; there are {}", o.sources.size());
     }
     o.target = files_.back();
+    if (o.skip_broken_bitmaps && !o.bitmaps)
+      return Fail(Code::kOutOfRange, "--skip-broken-bitmaps goes with --bitmaps");
     TRY(ChooseTarget(console));
     o.source.snapshot = SnapshotName(snapshot_);
     o.source.quiet = o.progress.quiet;

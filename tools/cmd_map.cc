@@ -4,6 +4,7 @@
 
 #include <array>
 
+#include "io/bitmapper.h"
 #include "tools/command.h"
 #include "tools/image_options.h"
 #include "tools/map_entries.h"
@@ -23,7 +24,8 @@ class MapCommand : public Command {
            "  platter map --output json overlay.qcow2\n"
            "  platter map --picture disk.png disk.qcow2\n"
            "  platter map --picture disk.html disk.qcow2    with a legend, and "
-           "offsets under the mouse\n";
+           "offsets under the mouse\n"
+           "  platter map --bitmap monday disk.qcow2        what is dirty in a bitmap\n";
   }
 
   void Declare(CLI::App& app) override {
@@ -32,6 +34,8 @@ class MapCommand : public Command {
     app.add_option("--output", output_, "human or json")->check(CLI::IsMember({"human", "json"}));
     app.add_option("--picture", picture_, "Draw the allocation into FILE.png or FILE.html")
         ->type_name("FILE");
+    app.add_option("--bitmap", bitmap_, "Show what is dirty in this bitmap of the image instead")
+        ->type_name("NAME");
     app.add_option("-s,--start-offset", start_text_, "First byte")->type_name("SIZE");
     app.add_option("-l,--max-length", length_text_, "Bytes at most")->type_name("SIZE");
     app.add_option("FILE", path_)->required();
@@ -48,6 +52,7 @@ class MapCommand : public Command {
   Result<> Show(Console& console) {
     auto disk = TRY(image_.Open(path_, false, console));
     Range range = TRY(ParseMapRange(start_text_, length_text_, disk->info().size));
+    if (!bitmap_.empty()) return ShowBitmap(*disk, range, console);
     if (!picture_.empty()) return DrawMap(*disk, range, path_, picture_);
     if (output_ == "json") {
       bool first = true;
@@ -70,6 +75,40 @@ class MapCommand : public Command {
     });
   }
 
+  // JSON covers all of `range`, the text is of what is dirty alone.
+  Result<> ShowBitmap(Disk& disk, Range range, Console& console) {
+    Bitmapper* bitmaps = disk.bitmapper();
+    if (!picture_.empty()) return Fail(Code::kUnsupported, "--picture of a bitmap");
+    if (!bitmaps) {
+      return Fail(Code::kUnsupported, "'{}': {} images hold no bitmaps", Printable(path_, 4096),
+                  disk.info().format);
+    }
+    const bool json = output_ == "json";
+    bool first = true;
+    auto put = [&](Range part, bool dirty) {
+      if (part.empty()) return;
+      if (json) {
+        nlohmann::ordered_json entry = {
+            {"start", part.offset}, {"length", part.length}, {"dirty", dirty}};
+        console.Print("{}{}", first ? "" : ",\n", entry.dump());
+        first = false;
+      } else if (dirty) {
+        console.Print("{:<#16x}{:<#16x}\n", part.offset, part.length);
+      }
+    };
+    uint64_t at = range.offset;
+    console.Out(json ? "[" : fmt::format("{:<16}{:<16}\n", "Offset", "Length"));
+    TRY(bitmaps->VisitDirty(bitmap_, range, [&](Range dirty) {
+      put(Range::FromTo(at, dirty.offset), false);
+      put(dirty, true);
+      at = dirty.end();
+      return true;
+    }));
+    put(Range::FromTo(at, range.end()), false);
+    if (json) console.Out("]\n");
+    return {};
+  }
+
   static nlohmann::ordered_json ToJson(const MapEntry& entry) {
     nlohmann::ordered_json json = {
         {"start", entry.range.offset},    {"length", entry.range.length}, {"depth", entry.depth},
@@ -81,7 +120,7 @@ class MapCommand : public Command {
   }
 
   ImageOptions image_;
-  std::string path_, picture_, output_ = "human", start_text_, length_text_;
+  std::string path_, picture_, bitmap_, output_ = "human", start_text_, length_text_;
 };
 
 }  // namespace

@@ -2,6 +2,8 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+
 #include "base/size.h"
 #include "formats/options.h"
 #include "tools/command.h"
@@ -74,7 +76,32 @@ class MeasureCommand : public Command {
       data.push_back(entry.range);
       allocated += entry.range.length;
     }));
-    return format->measure(create, allocated, data);
+    MeasureResult sizes = TRY(format->measure(create, allocated, data));
+    if (!sizes.bitmaps) sizes.bitmaps = TRY(BitmapBytes(disk->info(), create));
+    return sizes;
+  }
+
+  // What convert --bitmaps adds to a qcow2 image, if all bits are stored: clusters of bits, tables
+  // and the directory. Nothing where the source has no such thing as bitmaps.
+  Result<std::optional<uint64_t>> BitmapBytes(const Info& source, const CreateOptions& create) {
+    auto compat = [](const Fact& fact) {
+      auto* text = std::get_if<std::string>(&fact.value);
+      return fact.name == "compat" && text && *text != "0.10";
+    };
+    if (target_format_ != "qcow2" || source.format != "qcow2" ||
+        std::ranges::none_of(source.facts, compat)) {
+      return std::nullopt;
+    }
+    const uint64_t unit = TRY(SizeOption(create.options, "cluster_size")).value_or(65536);
+    uint64_t bytes = 0, directory = 0;
+    for (const BitmapInfo& bitmap : source.bitmaps) {
+      if (bitmap.in_use) continue;
+      const uint64_t clusters =
+          DivideUp(DivideUp(DivideUp(source.size, bitmap.granularity), 8), unit);
+      bytes += clusters * unit + RoundUp(clusters * 8, unit);
+      directory += RoundUp(24 + bitmap.name.size(), 8);
+    }
+    return bytes + RoundUp(directory, unit);
   }
 
   ImageOptions image_;

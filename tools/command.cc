@@ -29,12 +29,13 @@ int RunParsed(CLI::App& root, std::span<const std::unique_ptr<Command>> commands
   return 1;
 }
 
-int UsageExitCode(std::span<const std::string> args,
-                  std::span<const std::unique_ptr<Command>> commands) {
+// The command that `args` name; null if they name none.
+const Command* FindCommand(std::span<const std::string> args,
+                           std::span<const std::unique_ptr<Command>> commands) {
   for (const auto& command : commands) {
-    if (!args.empty() && args[0] == command->name()) return command->usage_exit_code();
+    if (!args.empty() && args[0] == command->name()) return command.get();
   }
-  return 1;
+  return nullptr;
 }
 
 }  // namespace
@@ -49,8 +50,18 @@ std::vector<std::unique_ptr<Command>> AllCommands() {
   all.push_back(MakeMapCommand());
   all.push_back(MakeMeasureCommand());
   all.push_back(MakeResizeCommand());
+  all.push_back(MakeAmendCommand());
+  all.push_back(MakeCompactCommand());
   all.push_back(MakeSnapshotCommand());
+  all.push_back(MakeCommitCommand());
+  all.push_back(MakeRebaseCommand());
+  all.push_back(MakeStreamCommand());
+  all.push_back(MakeCloneCommand());
+  all.push_back(MakeBitmapCommand());
+  all.push_back(MakeBackupCommand());
+  all.push_back(MakeDdCommand());
   all.push_back(MakeHashCommand());
+  all.push_back(MakeBenchCommand());
   all.push_back(MakeServeCommand());
   return all;
 }
@@ -79,9 +90,15 @@ int RunPlatter(std::span<const std::string> args, Console& console) {
     console.Out(root.help());
     return 0;
   } catch (const CLI::ParseError& error) {
-    console.Err(fmt::format("platter: {}\nTry 'platter {}--help'.\n", error.what(),
-                            args.empty() || args[0].starts_with('-') ? "" : args[0] + " "));
-    return UsageExitCode(args, commands);
+    const Command* command = FindCommand(args, commands);
+    if (!command && !args.empty() && !args[0].starts_with('-')) {
+      console.Err(fmt::format("platter: there is no command '{}'\n", Printable(args[0])));
+    } else {
+      console.Err(fmt::format("platter: {}\n", error.what()));
+    }
+    console.Err(fmt::format("Try 'platter {}--help'.\n",
+                            command ? std::string(command->name()) + " " : ""));
+    return command ? command->usage_exit_code() : 1;
   }
   return RunParsed(root, commands, console);
 }

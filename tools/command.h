@@ -31,17 +31,27 @@ class Command {
   virtual int usage_exit_code() const { return 1; }
 };
 
+std::unique_ptr<Command> MakeAmendCommand();
+std::unique_ptr<Command> MakeBackupCommand();
+std::unique_ptr<Command> MakeBenchCommand();
+std::unique_ptr<Command> MakeBitmapCommand();
 std::unique_ptr<Command> MakeCheckCommand();
+std::unique_ptr<Command> MakeCloneCommand();
+std::unique_ptr<Command> MakeCommitCommand();
+std::unique_ptr<Command> MakeCompactCommand();
 std::unique_ptr<Command> MakeCompareCommand();
 std::unique_ptr<Command> MakeConvertCommand();
 std::unique_ptr<Command> MakeCreateCommand();
+std::unique_ptr<Command> MakeDdCommand();
 std::unique_ptr<Command> MakeHashCommand();
 std::unique_ptr<Command> MakeInfoCommand();
 std::unique_ptr<Command> MakeMapCommand();
 std::unique_ptr<Command> MakeMeasureCommand();
+std::unique_ptr<Command> MakeRebaseCommand();
 std::unique_ptr<Command> MakeResizeCommand();
 std::unique_ptr<Command> MakeServeCommand();
 std::unique_ptr<Command> MakeSnapshotCommand();
+std::unique_ptr<Command> MakeStreamCommand();
 
 // All of them, in the order of `platter --help`.
 std::vector<std::unique_ptr<Command>> AllCommands();

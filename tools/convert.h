@@ -25,6 +25,14 @@ struct ConvertOptions {
   bool target_direct = false;
   bool no_create = false, target_is_zero = false, force = false;
   bool verify = false, reproducible = false;
+  bool bitmaps = false, skip_broken_bitmaps = false;  // the source's go along
+  bool with_snapshots = false;                        // likewise
+  // An incremental backup: only what is dirty in this bitmap of the source goes into the output,
+  // which is an overlay of `parent`, the backup before.
+  std::string since;
+  // When the output is there, this bitmap of the source begins anew: RestartBitmap.
+  std::string new_bitmap;
+  bool resume = false;  // go on where an attempt was interrupted, and let another one go on
   CopyOptions copy;
   ProgressOptions progress;
 };

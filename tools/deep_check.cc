@@ -38,7 +38,8 @@ Result<std::vector<Unreadable>> FindUnreadable(Layer& disk, Range range, Bytes s
 
 }  // namespace
 
-Result<> DeepCheck(Layer& disk, unsigned threads, Progress& progress, CheckReport& report) {
+Result<> DeepCheck(Layer& disk, std::string_view what, unsigned threads, Progress& progress,
+                   CheckReport& report) {
   ScanOptions options;
   options.threads = threads;
   options.progress = &progress;
@@ -47,10 +48,10 @@ Result<> DeepCheck(Layer& disk, unsigned threads, Progress& progress, CheckRepor
     Buffer buffer(chunk.range.length);
     if (Read(disk, chunk.range.offset, buffer.bytes())) return ScanFinish();
     std::vector<Unreadable> found = TRY(FindUnreadable(disk, chunk.range, buffer.bytes()));
-    return ScanFinish([&report, found = std::move(found)]() -> Result<> {
+    return ScanFinish([&report, what, found = std::move(found)]() -> Result<> {
       for (const Unreadable& bad : found) {
         report.Add(CheckReport::Finding::kCorruption,
-                   fmt::format("guest {:#x}, {} bytes cannot be read: {}", bad.range.offset,
+                   fmt::format("{}guest {:#x}, {} bytes cannot be read: {}", what, bad.range.offset,
                                bad.range.length, bad.reason));
       }
       return {};

@@ -6,9 +6,10 @@
 
 namespace platter {
 
-// Reads and decompresses every byte that the disk's layers hold, with `threads`
-// workers (0: one for each processor), and adds a corruption to `report` for
-// each range that cannot be read.
-Result<> DeepCheck(Layer& disk, unsigned threads, Progress& progress, CheckReport& report);
+// Reads and decompresses every byte of the disk, with `threads` workers (0: one for each
+// processor), and adds a corruption to `report` for each range that cannot be read, whose text
+// begins with `what`.
+Result<> DeepCheck(Layer& disk, std::string_view what, unsigned threads, Progress& progress,
+                   CheckReport& report);
 
 }  // namespace platter

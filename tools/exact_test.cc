@@ -74,6 +74,15 @@ TEST_F(ExactTest, NoSparsenessWritesZerosToo) {
   EXPECT_GE(std::stoull(MustRun(Named("stat -c %b @full.raw"))) * 512, 8u << 20);
 }
 
+TEST_F(ExactTest, AWarningOfAnotherSizeOnlyWhereItIsAnotherOne) {
+  for (std::string line : {"-f vdi @a 513", "-f vdi @a 1", "-f qcow2 @a 513", "-f vhdx @a 513"}) {
+    Ran ran = Ours("create --force " + line);
+    EXPECT_EQ(ran.code, 0) << line;
+    EXPECT_EQ(ran.err, "") << line;
+  }
+  EXPECT_NE(Ours("create --force -f vpc @a 1M").err, "");
+}
+
 TEST_F(ExactTest, NoSparsenessFillsAnExistingImage) {
   std::string raw = RawSource();
   MustRun(Named("qemu-img create -q -f qcow2 @t.qcow2 8M"));

@@ -96,8 +96,17 @@ void ImageOptions::Declare(CLI::App& app) {
   app.add_flag("--unwrap", unwrap_,
                "-f raw means what is in a compressed file or package, not the file's own bytes");
   app.add_option("--unpack-limit", unpack_limit_,
-                 "Most bytes to unpack from a compressed file; default 64G, and 500 times its size")
+                 "Most bytes to unpack from a compressed file; default 64G, and 200 times its size")
       ->type_name("SIZE");
+  app.add_option("--remote-cache", remote_.cache_folder,
+                 "Keep what was read from URLs in DIR, for the next time (also: "
+                 "PLATTER_REMOTE_CACHE)")
+      ->type_name("DIR")
+      ->envname("PLATTER_REMOTE_CACHE");
+  app.add_option("--reconnect", remote_.reconnect_seconds,
+                 "For how long to look for an NBD server whose connection is lost; default 0: not")
+      ->type_name("SECONDS")
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--source-option", option_lists_,
                  "Options of the format, e.g. raw: offset=1M,size=2G")
       ->type_name("NAME=VALUE")
@@ -153,6 +162,7 @@ Gate ImageOptions::MakeGate() const {
   policy.allow_external = allow_external_;
   policy.trusted.insert(policy.trusted.end(), trusted_.begin(), trusted_.end());
   policy.search = search_;
+  policy.urls = MakeUrlOpeners(remote_);
   return Gate(std::move(policy));
 }
 

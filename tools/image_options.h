@@ -8,6 +8,7 @@
 #include "cow/disk.h"
 #include "cow/gate.h"
 #include "tools/console.h"
+#include "tools/url_openers.h"
 
 namespace CLI {
 class App;
@@ -31,7 +32,7 @@ Result<bool> WantsDirect(const std::string& cache_mode);
 class ImageOptions {
  public:
   // Declares -f, -U, --trust, --search, --allow-external, --no-backing, --secret,
-  // --cache, --source-option.
+  // --cache, --source-option, --remote-cache, --reconnect.
   void Declare(CLI::App& app);
   // Declares --parent and --parent-format: of the image that Open opens.
   void DeclareParent(CLI::App& app);
@@ -54,6 +55,7 @@ class ImageOptions {
   bool force_share_ = false, allow_external_ = false, unwrap_ = false;
   std::vector<std::string> trusted_, search_, option_lists_;
   std::string secret_from_, cache_ = "writeback", unpack_limit_;
+  RemoteOptions remote_;
   mutable std::shared_ptr<const Secret> secret_;  // read once, at the first open
 };
 

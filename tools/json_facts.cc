@@ -42,6 +42,14 @@ const Reference* FindReference(const Info& info, Reference::Role role) {
   return it == info.references.end() ? nullptr : &*it;
 }
 
+// Where the parent of the image at `path` is, as it would be looked for first.
+std::string FullName(const Reference& parent, const std::string& path) {
+  const std::string& name = parent.paths.empty() ? parent.name : parent.paths[0];
+  const size_t slash = path.rfind('/');
+  const bool whole = name.starts_with('/') || name.find(':') < name.find('/');  // "nbd://", "json:"
+  return whole || slash == path.npos ? name : path.substr(0, slash + 1) + name;
+}
+
 Json SnapshotToJson(const SnapshotInfo& snapshot) {
   Json json = {
       {"id", JsonText(snapshot.id)},
@@ -93,8 +101,16 @@ Json SnapshotsToJson(const std::vector<SnapshotInfo>& snapshots) {
 }
 
 Json FactsToJson(const Facts& facts) {
-  Json json = Json::object();
-  for (const Fact& fact : facts) json[fact.name] = FactValue(fact);
+  // "[0]", "[1]" ... are the places of a list.
+  const bool list = !facts.empty() && facts[0].name == "[0]";
+  Json json = list ? Json::array() : Json::object();
+  for (const Fact& fact : facts) {
+    if (list) {
+      json.push_back(FactValue(fact));
+    } else {
+      json[fact.name] = FactValue(fact);
+    }
+  }
   return json;
 }
 
@@ -129,6 +145,7 @@ Json InfoToJson(const Info& info, const std::string& path, uint64_t actual_size)
   if (!info.compression.empty()) json["compression"] = info.compression;
   if (const Reference* parent = FindReference(info, Reference::kParent)) {
     json["backing-filename"] = JsonText(parent->name);
+    json["full-backing-filename"] = JsonText(FullName(*parent, path));
     if (!parent->format.empty()) json["backing-filename-format"] = JsonText(parent->format);
   }
   if (!info.snapshots.empty()) json["snapshots"] = SnapshotsToJson(info.snapshots);
@@ -166,8 +183,10 @@ std::string InfoToText(const Info& info, const std::string& path, uint64_t actua
   if (info.corrupt) text += "marked corrupt: yes\n";
   for (const Reference& reference : info.references) {
     bool parent = reference.role == Reference::kParent;
-    text += fmt::format("{}: {}\n", parent ? "backing file" : "data file",
-                        Printable(reference.name, 4096));
+    const std::string full = parent ? FullName(reference, path) : reference.name;
+    text += fmt::format(
+        "{}: {}{}\n", parent ? "backing file" : "data file", Printable(reference.name, 4096),
+        full == reference.name ? "" : fmt::format(" (actual path: {})", Printable(full, 4096)));
     if (parent && !reference.format.empty())
       text += fmt::format("backing file format: {}\n", Printable(reference.format));
   }

@@ -26,7 +26,15 @@ constexpr LegendEntry kLegend[MapCell::kClasses] = {
     {"compressed", {147, 51, 234}}, {"allocated zeros", {203, 213, 225}},
     {"nothing", {248, 250, 252}},
 };
+constexpr LegendEntry kChangesLegend[MapCell::kClasses] = {
+    {"changed", {220, 38, 38}},     {nullptr, {}}, {nullptr, {}}, {nullptr, {}},
+    {"unchanged", {248, 250, 252}},
+};
 constexpr unsigned kCellPixels = 8;
+
+const LegendEntry& Legend(const MapGrid& grid, unsigned kind) {
+  return grid.changes ? kChangesLegend[kind] : kLegend[kind];
+}
 
 MapCell::Class ClassOf(const MapEntry& entry) {
   if (entry.compressed) return MapCell::kCompressed;
@@ -36,7 +44,7 @@ MapCell::Class ClassOf(const MapEntry& entry) {
 
 // The classes' colors mixed by their bytes; a little data in a large cell must
 // still be seen, so that what is stored weighs at least an eighth.
-Color Mix(const MapCell& cell) {
+Color Mix(const MapGrid& grid, const MapCell& cell) {
   double weights[MapCell::kClasses], total = 0, stored = 0;
   for (unsigned i = 0; i < MapCell::kClasses; ++i) {
     weights[i] = static_cast<double>(cell.bytes[i]);
@@ -49,22 +57,22 @@ Color Mix(const MapCell& cell) {
   }
   double red = 0, green = 0, blue = 0, sum = 0;
   for (unsigned i = 0; i < MapCell::kClasses; ++i) {
-    red += weights[i] * kLegend[i].color.red;
-    green += weights[i] * kLegend[i].color.green;
-    blue += weights[i] * kLegend[i].color.blue;
+    red += weights[i] * Legend(grid, i).color.red;
+    green += weights[i] * Legend(grid, i).color.green;
+    blue += weights[i] * Legend(grid, i).color.blue;
     sum += weights[i];
   }
-  if (sum == 0) return kLegend[MapCell::kNothing].color;
+  if (sum == 0) return Legend(grid, MapCell::kNothing).color;
   auto channel = [sum](double value) { return static_cast<unsigned>(value / sum + 0.5); };
   return {channel(red), channel(green), channel(blue)};
 }
 
-std::string Describe(const MapCell& cell) {
+std::string Describe(const MapGrid& grid, const MapCell& cell) {
   std::string text;
   for (unsigned i = 0; i < MapCell::kClasses; ++i) {
     if (cell.bytes[i] > 0)
       text += fmt::format("{}{} {}", text.empty() ? "" : ", ", HumanSize(cell.bytes[i]),
-                          kLegend[i].name);
+                          Legend(grid, i).name);
   }
   return text;
 }
@@ -85,20 +93,28 @@ std::string EscapeHtml(const std::string& text) {
 
 }  // namespace
 
-Result<MapGrid> MakeMapGrid(Disk& disk, Range range) {
+MapGrid MapGrid::For(Range range) {
   constexpr uint64_t kMostCells = MapGrid::kColumns * MapGrid::kRows;
   MapGrid grid;
   grid.range = range;
   grid.cell_bytes = std::max<uint64_t>(512, RoundUp(DivideUp(range.length, kMostCells), 512));
   grid.cells.resize(DivideUp(range.length, grid.cell_bytes));
-  TRY(ForEachMapEntry(disk, range, [&](const MapEntry& entry) {
-    for (uint64_t at = entry.range.offset; at < entry.range.end();) {
-      uint64_t index = (at - range.offset) / grid.cell_bytes;
-      uint64_t end = std::min(entry.range.end(), range.offset + (index + 1) * grid.cell_bytes);
-      grid.cells[index].bytes[ClassOf(entry)] += end - at;
-      at = end;
-    }
-  }));
+  return grid;
+}
+
+void MapGrid::Add(Range part, MapCell::Class kind) {
+  for (uint64_t at = part.offset; at < part.end();) {
+    uint64_t index = (at - range.offset) / cell_bytes;
+    uint64_t end = std::min(part.end(), range.offset + (index + 1) * cell_bytes);
+    cells[index].bytes[kind] += end - at;
+    at = end;
+  }
+}
+
+Result<MapGrid> MakeMapGrid(Disk& disk, Range range) {
+  MapGrid grid = MapGrid::For(range);
+  TRY(ForEachMapEntry(disk, range,
+                      [&](const MapEntry& entry) { grid.Add(entry.range, ClassOf(entry)); }));
   return grid;
 }
 
@@ -121,9 +137,10 @@ std::string MapHtml(const MapGrid& grid, const std::string& title) {
       EscapeHtml(title), HumanSize(grid.range.length), grid.range.length,
       HumanSize(grid.cell_bytes));
   for (unsigned i = 0; i < MapCell::kClasses; ++i) {
-    const Color& c = kLegend[i].color;
+    if (!Legend(grid, i).name) continue;
+    const Color& c = Legend(grid, i).color;
     html += fmt::format("<span><i style=\"background:rgb({},{},{})\"></i>{}: {}</span>", c.red,
-                        c.green, c.blue, kLegend[i].name, HumanSize(totals[i]));
+                        c.green, c.blue, Legend(grid, i).name, HumanSize(totals[i]));
   }
   uint64_t rows = std::max<uint64_t>(1, DivideUp(grid.cells.size(), MapGrid::kColumns));
   html += fmt::format(
@@ -131,13 +148,13 @@ std::string MapHtml(const MapGrid& grid, const std::string& title) {
       "height=\"{1}\" shape-rendering=\"crispEdges\">\n",
       MapGrid::kColumns * kCellPixels, rows * kCellPixels);
   for (size_t i = 0; i < grid.cells.size(); ++i) {
-    Color c = Mix(grid.cells[i]);
+    Color c = Mix(grid, grid.cells[i]);
     html += fmt::format(
         "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" "
         "fill=\"#{:02x}{:02x}{:02x}\"><title>{:#x}: {}</title></rect>\n",
         i % MapGrid::kColumns * kCellPixels, i / MapGrid::kColumns * kCellPixels, kCellPixels,
         kCellPixels, c.red, c.green, c.blue, grid.range.offset + i * grid.cell_bytes,
-        Describe(grid.cells[i]));
+        Describe(grid, grid.cells[i]));
   }
   return html + "</svg>\n</html>\n";
 }
@@ -148,7 +165,7 @@ Result<> WriteMapPng(const MapGrid& grid, const std::string& path) {
   uint32_t width = MapGrid::kColumns * kCellPixels, height = rows * kCellPixels;
   std::vector<png_byte> pixels(size_t{width} * height * 3, 255);
   for (size_t i = 0; i < grid.cells.size(); ++i) {
-    Color c = Mix(grid.cells[i]);
+    Color c = Mix(grid, grid.cells[i]);
     size_t left = i % MapGrid::kColumns * kCellPixels, top = i / MapGrid::kColumns * kCellPixels;
     for (size_t y = top; y < top + kCellPixels; ++y) {
       for (size_t x = left; x < left + kCellPixels; ++x) {
@@ -170,19 +187,22 @@ Result<> WriteMapPng(const MapGrid& grid, const std::string& path) {
   return {};
 }
 
-Result<> DrawMap(Disk& disk, Range range, const std::string& title, const std::string& path) {
+Result<> DrawGrid(const MapGrid& grid, const std::string& title, const std::string& path) {
   bool png = path.ends_with(".png");
   if (!png && !path.ends_with(".html")) {
     return Fail(Code::kUnsupported, "--picture '{}': the name must end in .png or .html",
                 Printable(path, 4096));
   }
-  MapGrid grid = TRY(MakeMapGrid(disk, range));
   if (png) return WriteMapPng(grid, path);
   std::ofstream file(path, std::ios::binary | std::ios::trunc);
   file << MapHtml(grid, Printable(title, 4096));
   file.close();
   if (!file) return FailErrno(errno, "write '{}'", Printable(path, 4096));
   return {};
+}
+
+Result<> DrawMap(Disk& disk, Range range, const std::string& title, const std::string& path) {
+  return DrawGrid(TRY(MakeMapGrid(disk, range)), title, path);
 }
 
 }  // namespace platter

@@ -4,8 +4,8 @@
 
 #include "base/bytes.h"
 #include "base/math.h"
-#include "tools/image_options.h"
 #include "base/size.h"
+#include "tools/image_options.h"
 
 namespace platter {
 

@@ -5,21 +5,31 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 
 #include "formats/unit_set.h"
 #include "io/buffer.h"
 #include "io/fd.h"
 #include "io/store.h"
+#include "io/temp_file.h"
+#include "tools/interrupt.h"
 #include "tools/scan.h"
 
 namespace platter {
 namespace {
 
+// After a call was interrupted: goes on, unless the user wants us to stop.
+Result<> GoOn() {
+  if (!Interrupted()) return {};
+  return Fail(Code::kRefused, "cancelled");
+}
+
 Result<> WriteAll(int fd, ConstBytes bytes) {
   while (!bytes.empty()) {
     ssize_t written = write(fd, bytes.data(), bytes.size());
-    if (written < 0 && errno == EINTR) continue;
+    if (written < 0 && errno == EINTR) {
+      TRY(GoOn());
+      continue;
+    }
     if (written < 0) return FailErrno(errno, "writing to the output stream");
     bytes = bytes.subspan(static_cast<size_t>(written));
   }
@@ -31,7 +41,10 @@ Result<size_t> ReadUpTo(int fd, Bytes into) {
   size_t filled = 0;
   while (filled < into.size()) {
     ssize_t count = read(fd, into.data() + filled, into.size() - filled);
-    if (count < 0 && errno == EINTR) continue;
+    if (count < 0 && errno == EINTR) {
+      TRY(GoOn());
+      continue;
+    }
     if (count < 0) return FailErrno(errno, "reading the input stream");
     if (count == 0) break;
     filled += static_cast<size_t>(count);
@@ -220,9 +233,10 @@ Result<uint64_t> ImportRaw(int fd, Layer& to, const CopyOptions& options) {
   return at;
 }
 
-Result<> CopyFileTo(const std::string& path, int fd) {
+Result<> MoveFileTo(const std::string& path, int fd) {
   Fd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!file) return FailErrno(errno, "open '{}'", Printable(path, 4096));
+  unlink(path.c_str());
   Buffer buffer(1 << 20);
   while (true) {
     size_t count = TRY(ReadUpTo(file.get(), buffer.bytes()));
@@ -232,16 +246,14 @@ Result<> CopyFileTo(const std::string& path, int fd) {
 }
 
 Result<std::string> SpoolToFile(int fd) {
-  const char* directory = std::getenv("TMPDIR");
-  int spool = open(directory ? directory : "/var/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-  if (spool < 0)
-    return FailErrno(errno, "making a temporary file in {} for the input stream",
-                     directory ? directory : "/var/tmp");
+  static Fd spool;  // open as long as the path is used, which is to the end of the program
+  spool = TRY(OpenTempFile());
   Buffer buffer(1 << 20);
   while (true) {
     size_t count = TRY(ReadUpTo(fd, buffer.bytes()));
-    if (count == 0) return fmt::format("/proc/self/fd/{}", spool);
-    TRY(WriteAll(spool, std::as_const(buffer).bytes().first(count)));
+    if (count == 0) return fmt::format("/proc/self/fd/{}", spool.get());
+    TRY_AS("the input stream, put aside (TMPDIR says where)",
+           WriteAll(spool.get(), std::as_const(buffer).bytes().first(count)));
   }
 }
 

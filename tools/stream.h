@@ -1,5 +1,6 @@
 // Pipes: raw bytes from standard input into an image, and from a disk to standard output, raw or
-// as an image that can be written front to back.
+// as an image that can be written front to back. Who waits for a pipe and is interrupted gives up
+// if the user wants us to stop (kRefused, "cancelled").
 #pragma once
 
 #include <string>
@@ -23,8 +24,8 @@ Result<> ExportImage(Layer& from, ImageStream& image, int fd, bool zeros_too, un
 // a Resizer.
 Result<uint64_t> ImportRaw(int fd, Layer& to, const CopyOptions& options);
 
-// Copies all of a file to `fd`.
-Result<> CopyFileTo(const std::string& path, int fd);
+// Copies all of a file to `fd`. Its name is gone from the start.
+Result<> MoveFileTo(const std::string& path, int fd);
 
 // Writes standard input, or whatever `fd` is, to an unlinked temporary file (in
 // TMPDIR) and returns a path that opens it (/proc/self/fd/N); for formats that

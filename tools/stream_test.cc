@@ -1,5 +1,6 @@
 // Images through a pipe: nothing seeks, and nothing is put aside where it need not be.
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -7,6 +8,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "tools/interrupt.h"
 #include "tools/platter_testing.h"
 
 namespace platter {
@@ -141,6 +143,37 @@ TEST_F(StreamTest, CompressedImagesArePutAside) {
   std::filesystem::create_directory(File("no-such-folder"));
   Stream(raw, "raw", {"-c"});
   EXPECT_TRUE(std::filesystem::is_empty(File("no-such-folder")));
+}
+
+TEST_F(StreamTest, AnImageOfSeveralFilesIsRefused) {
+  std::filesystem::create_directory(File("no-such-folder"));
+  std::string raw = RawSource();
+  Ran ran = Pipe({"convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=monolithicFlat", raw, "-"},
+                 "cat > " + File("out"));
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_NE(ran.err.find("data in another file"), std::string::npos) << ran.err;
+  EXPECT_EQ(SizeOf("out"), 0u);
+  EXPECT_TRUE(std::filesystem::is_empty(File("no-such-folder")));
+}
+
+TEST_F(StreamTest, CtrlCEndsTheWaitForStandardInput) {
+  int input[2];
+  ASSERT_EQ(pipe(input), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    HandleInterrupts();
+    dup2(input[0], STDIN_FILENO);
+    _exit(Platter({"convert", "-f", "raw", "-O", "qcow2", "-", File("out.qcow2")}).code);
+  }
+  usleep(500'000);
+  kill(child, SIGINT);
+  int status = -1;
+  for (int i = 0; i < 200 && waitpid(child, &status, WNOHANG) == 0; ++i) usleep(50'000);
+  kill(child, SIGKILL);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 130) << status;
+  close(input[0]);
+  close(input[1]);
+  EXPECT_FALSE(std::filesystem::exists(File("out.qcow2")));
 }
 
 }  // namespace

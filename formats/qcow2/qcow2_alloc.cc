@@ -61,6 +61,18 @@ Result<uint64_t> Allocator::LastUsedLocked() {
   return uint64_t{1};  // the header
 }
 
+Result<bool> Allocator::CountsPastEnd() {
+  std::lock_guard lock(mutex_);
+  if (fixed_size_) return false;
+  const uint64_t per_block = refcounts_.per_block(), stop = RoundUp(end_ + 1, per_block);
+  // A block for nothing but what is not there was made by somebody who meant to write there.
+  const EntryTable& table = refcounts_.table();
+  for (uint64_t index = stop / per_block; index < table.size(); ++index) {
+    if (table[index] != 0) return true;
+  }
+  return TRY(LastUsedInLocked({end_, stop - end_})) != 0;
+}
+
 Result<> Allocator::CoverLastCluster() {
   std::lock_guard lock(mutex_);
   return GrowFileLocked(end_);

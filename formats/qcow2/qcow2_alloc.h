@@ -36,6 +36,10 @@ class Allocator {
   // Reads the refcount table and tells `metadata` where its blocks are. Once, first.
   Result<> Open();
 
+  // Whether clusters past the end of the file are counted. It may have been cut; or whoever counted
+  // them never came to write there. Before anything is allocated.
+  Result<bool> CountsPastEnd();
+
   // Before the first write: a last cluster that the file holds in part only is made whole.
   Result<> CoverLastCluster();
   // The file reaches to the end of `host`, an allocated cluster that was never written.

@@ -1,234 +1,259 @@
-// Bitmaps of a disk that changes its size: as QEMU leaves them, and never trusted when wrong.
+// Bitmaps that are added, removed, cleared, enabled and merged: as QEMU has them, both ways, over
+// power cuts and failures.
+#include "formats/qcow2/qcow2_bitmaps.h"
+
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <map>
-#include <string>
-#include <vector>
-
-#include "formats/qcow2/qcow2_disk.h"
-#include "formats/qcow2/qcow2_layer.h"
+#include "formats/qcow2/qcow2_bitmaps_testing.h"
 #include "formats/qcow2/qcow2_subjects_testing.h"
-#include "formats/qcow2/qcow2_testing.h"
 #include "io/crash_store.h"
 #include "io/engine/engine.h"
+#include "io/fault_store.h"
 #include "io/memory_store.h"
 #include "io/testing/wrapper_store.h"
+#include "tests/model/random.h"
 
 namespace platter::qcow2 {
 namespace {
 
-// A bitmap as it is on disk: whether it is to be trusted, and its bits up to the last that is set.
-struct Seen {
-  bool in_use = false, enabled = false;
-  uint64_t entries = 0;
-  std::vector<uint64_t> set;
-  friend bool operator==(const Seen&, const Seen&) = default;
-};
-std::ostream& operator<<(std::ostream& out, const Seen& seen) {
-  out << (seen.in_use ? "in use, " : "") << (seen.enabled ? "enabled, " : "") << seen.entries
-      << " entries, " << seen.set.size() << " bits set";
-  for (size_t i = 0; i < seen.set.size() && i < 20; ++i) out << ' ' << seen.set[i];
-  return out;
-}
+using testing::ElementsAre;
+using testing::HasSubstr;
 
-Result<std::map<std::string, Seen>> Look(Store& file) {
-  std::vector<std::byte> head(std::min<uint64_t>(TRY(file.Size()), kMaxHeaderBytes));
-  TRY(file.Read(0, Bytes(head)));
-  Header header = TRY(ParseHeader(head));
-  std::map<std::string, Seen> all;
-  if (!header.bitmaps) return all;
-  std::vector<std::byte> directory(header.bitmaps->directory_size);
-  TRY(file.Read(header.bitmaps->directory_offset, Bytes(directory)));
-  const std::vector<Bitmap> bitmaps = TRY(ParseBitmaps(header, directory));
-  for (const Bitmap& bitmap : bitmaps) {
-    Seen& seen = all[bitmap.info.name];
-    seen = {bitmap.info.in_use, bitmap.info.enabled, bitmap.table_size, {}};
-    std::vector<std::byte> table(bitmap.table_size * 8), bits(header.cluster_size());
-    TRY(file.Read(bitmap.table_offset, Bytes(table)));
-    for (uint64_t i = 0; i < bitmap.table_size; ++i) {
-      uint64_t entry = *LoadAt<be64>(table, i * 8);
-      if (entry == 0) continue;
-      std::ranges::fill(bits, std::byte{0xff});
-      if (!(entry & kBitmapAllOnes)) TRY(file.Read(entry & kOffsetMask, Bytes(bits)));
-      for (uint64_t bit = 0; bit < bits.size() * 8; ++bit) {
-        if ((bits[bit / 8] >> bit % 8 & std::byte{1}) != std::byte{0}) {
-          seen.set.push_back(i * bits.size() * 8 + bit);
-        }
-      }
-    }
-    // What "all ones" says past the end is nothing.
-    std::erase_if(seen.set,
-                  [&](uint64_t bit) { return bit * bitmap.info.granularity >= header.size; });
-  }
-  return all;
-}
+class BitmapsTest : public BitmapTest {};
 
-class Qcow2Bitmaps : public QemuTest {
- protected:
-  void Run(const std::string& command) {
-    Outcome outcome = Shell("cd " + Path("") + " && " + command);
-    ASSERT_EQ(outcome.exit_code, 0) << command << ": " << outcome.output;
-  }
-  std::map<std::string, Seen> Look(const std::string& name) {
-    auto file = FileStore::Open(Path(name), {.lock = false});  // a writer may have it open
-    EXPECT_TRUE(file.has_value()) << file.error().text();
-    auto seen = qcow2::Look(**file);
-    EXPECT_TRUE(seen.has_value()) << seen.error().text();
-    return seen ? *seen : std::map<std::string, Seen>();
-  }
-  // An image with a bitmap that is enabled, one that is not and one of a coarse granularity.
-  void Make(const std::string& name, const std::string& options, uint64_t size) {
-    Run(fmt::format("qemu-img create -q -f qcow2 -o {} {} {}", options, name, size));
-    Run("qemu-img bitmap --add -g 512 " + name + " on && qemu-img bitmap --add -g 512 " + name +
-        " off && qemu-img bitmap --add -g 64k " + name + " coarse");
-    Run(fmt::format("qemu-io -c 'write 0 70k' -c 'write {} 4k' -c 'write 1M 300k' {}", size - 4096,
-                    name));
-    Run("qemu-img bitmap --disable " + name + " off && qemu-img bitmap --disable " + name +
-        " coarse");
-  }
-  Result<> Resize(const std::string& name, uint64_t size) {
-    auto layer = TRY(OpenQcow2(OpenFile(name), {.writable = true}));
-    TRY(layer->resizer()->Resize(size, Preallocation::kOff));
-    return layer->Flush();
-  }
-};
+const char* const kOptionSets[] = {"cluster_size=512", "cluster_size=4k", "", "extended_l2=on"};
 
-TEST_F(Qcow2Bitmaps, FollowTheDiskAsQemuHasThem) {
-  for (const char* options : {"cluster_size=512", "cluster_size=4k", "cluster_size=64k",
-                              "cluster_size=64k,extended_l2=on"}) {
+// The same by us and by QEMU, step by step.
+TEST_F(BitmapsTest, OperationsAreQemus) {
+  for (const char* options : kOptionSets) {
     SCOPED_TRACE(options);
     Run("rm -f ours theirs");
-    Make("ours", options, 3'000'320);
-    Run("cp ours theirs");
-    for (uint64_t size :
-         {3'500'032u, 20'000'256u, 5'000'192u, 1'200'128u, 1'048'576u, 9'000'448u}) {
-      SCOPED_TRACE(size);
-      auto resized = Resize("ours", size);
-      ASSERT_TRUE(resized) << resized.error().text();
-      Run(fmt::format("qemu-img resize -q --shrink theirs {}", size));
+    const std::string o = *options ? std::string("-o ") + options : "";
+    Run("qemu-img create -q -f qcow2 " + o + " theirs 5000192 && cp theirs ours");
+    auto both = [&](const std::string& qemu, auto change) {
+      SCOPED_TRACE(qemu);
+      Run("qemu-img bitmap " + qemu);
+      auto layer = OpenLayer("ours", true);
+      Result<> done = change(*layer->bitmapper());
+      ASSERT_TRUE(done) << done.error().text();
+      EXPECT_EQ(Look("ours"), Look("theirs")) << "before the image is closed";
+      layer.reset();
       EXPECT_EQ(Look("ours"), Look("theirs"));
-      ExpectClean("ours", "resized");
-      // QEMU takes them for its own: it merges one into another, and goes on tracking.
-      Run("cp ours tried && qemu-img bitmap --add -g 512 tried sum && qemu-img bitmap --merge off "
-          "tried sum && qemu-io -c 'write 100k 1k' tried");
-      ExpectClean("tried", "used by QEMU");
+      ExpectClean("ours", qemu);
+    };
+    both("--add theirs a", [](Bitmapper& b) { return b.AddBitmap({.name = "a"}); });
+    both("--add -g 512 theirs fine",
+         [](Bitmapper& b) { return b.AddBitmap({.name = "fine", .granularity = 512}); });
+    both("--add -g 1M --disable theirs coarse", [](Bitmapper& b) -> Result<> {
+      return b.AddBitmap({.name = "coarse", .granularity = kMiB, .enabled = false});
+    });
+    for (const char* image : {"ours", "theirs"}) {
+      Run(std::string("qemu-io -c 'write 0 70k' -c 'write 3M 5k' -c 'write 4999168 1k' ") + image);
     }
+    both("--merge fine theirs coarse", [](Bitmapper& b) { return b.MergeBitmap("coarse", b, "fine"); });
+    both("--disable theirs fine", [](Bitmapper& b) { return b.EnableBitmap("fine", false); });
+    both("--clear theirs a", [](Bitmapper& b) { return b.ClearBitmap("a"); });
+    both("--merge coarse theirs a", [](Bitmapper& b) { return b.MergeBitmap("a", b, "coarse"); });
+    both("--enable theirs coarse", [](Bitmapper& b) { return b.EnableBitmap("coarse", true); });
+    both("--remove theirs fine", [](Bitmapper& b) { return b.RemoveBitmap("fine"); });
+    both("--remove theirs a", [](Bitmapper& b) { return b.RemoveBitmap("a"); });
+    both("--remove theirs coarse", [](Bitmapper& b) { return b.RemoveBitmap("coarse"); });
   }
 }
 
-// A cluster of bits that are all set may be written as one flag; the bits of the new part are not.
-TEST_F(Qcow2Bitmaps, AllOnesEndWhereTheDiskEnded) {
-  Run("qemu-img create -q -f qcow2 -o cluster_size=4k a 1000448 && qemu-img bitmap --add -g 512 a "
-      "b "
-      "&& qemu-io -c 'write 0 1000448' a && qemu-img bitmap --disable a b");
+// With a backing file whose name reaches past the header's first sector.
+TEST_F(BitmapsTest, TheParentsNameStays) {
+  const std::string name = std::string(200, 'p') + "/" + std::string(200, 'q');
+  Run("qemu-img create -q -f qcow2 -u -b " + name + " -F raw a 5M && qemu-img bitmap --add a one");
   {
-    auto file = OpenFile("a");
-    std::vector<std::byte> head(4096);
-    ASSERT_TRUE(file->Store::Read(0, Bytes(head)));
-    Header header = ParseHeader(head).value();
-    std::vector<std::byte> directory(header.bitmaps->directory_size);
-    ASSERT_TRUE(file->Store::Read(header.bitmaps->directory_offset, Bytes(directory)));
-    uint64_t table = ParseBitmaps(header, directory).value()[0].table_offset;
-    ASSERT_TRUE(file->Store::Write(table, AsBytes(be64(kBitmapAllOnes))));
+    auto layer = OpenLayer("a", true);
+    ASSERT_TRUE(layer->bitmapper()->AddBitmap({.name = "two"}));
+    ASSERT_TRUE(layer->bitmapper()->RemoveBitmap("one"));
   }
-  ASSERT_EQ(Look("a")["b"].set.size(), 1000448u / 512);
-  ASSERT_TRUE(Resize("a", 2'000'384));
-  EXPECT_EQ(Look("a")["b"].set.size(), 1000448u / 512);
+  auto layer = OpenLayer("a", false);
+  ASSERT_EQ(layer->info().references.size(), 1u);
+  EXPECT_EQ(layer->info().references[0].name, name);
+  EXPECT_EQ(layer->info().references[0].format, "raw");
+  EXPECT_EQ(layer->info().bitmaps.size(), 1u);
+  EXPECT_THAT(Shell("qemu-img info " + Path("a")).output, HasSubstr(name));
+}
+
+TEST_F(BitmapsTest, DirtyRangesOfQemus) {
+  Run("qemu-img create -q -f qcow2 a 5000192 && qemu-img bitmap --add -g 4k a b && "
+      "qemu-io -c 'write 0 1' -c 'write 8191 2' -c 'write 4999168 1k' a");
+  auto layer = OpenLayer("a", false);
+  auto dirty = DirtyOf(*layer, "b");
+  ASSERT_TRUE(dirty) << dirty.error().text();
+  EXPECT_THAT(*dirty, ElementsAre(Range{0, 12288}, Range{4997120, 3072}));
+  std::vector<Range> part;
+  ASSERT_TRUE(layer->bitmapper()->VisitDirty("b", {100, 4'999'000}, [&](Range range) {
+    part.push_back(range);
+    return true;
+  }));
+  EXPECT_THAT(part, ElementsAre(Range{100, 12188}, Range{4997120, 1980}));
+}
+
+TEST_F(BitmapsTest, RefusesWhatItCannotDo) {
+  Create("old", kMiB, {{"compat", "0.10"}});
+  auto text = [](Result<> result) { return result ? "done" : result.error().text(); };
+  auto old = OpenLayer("old", true);
+  EXPECT_THAT(text(old->bitmapper()->AddBitmap({.name = "b"})), HasSubstr("compat=0.10"));
+  Create("a", kMiB, {});
+  {
+    auto layer = OpenLayer("a", true);
+    Bitmapper& b = *layer->bitmapper();
+    ASSERT_TRUE(b.AddBitmap({.name = "b"}));
+    EXPECT_EQ(b.AddBitmap({.name = "b"}).error().code(), Code::kRefused);
+    EXPECT_EQ(b.AddBitmap({.name = ""}).error().code(), Code::kOutOfRange);
+    EXPECT_EQ(b.AddBitmap({.name = std::string(1024, 'x')}).error().code(), Code::kOutOfRange);
+    EXPECT_EQ(b.AddBitmap({.name = "c", .granularity = 1000}).error().code(), Code::kOutOfRange);
+    EXPECT_EQ(b.AddBitmap({.name = "c", .granularity = 256}).error().code(), Code::kOutOfRange);
+    EXPECT_EQ(b.RemoveBitmap("c").error().code(), Code::kOutOfRange);
+    EXPECT_EQ(b.MergeBitmap("b", b, "c").error().code(), Code::kOutOfRange);
+  }
+  {
+    auto reader = OpenLayer("a", false);
+    EXPECT_EQ(reader->bitmapper()->AddBitmap({.name = "c"}).error().code(), Code::kReadOnly);
+    EXPECT_TRUE(DirtyOf(*reader, "b"));
+  }
+  ExpectClean("a", "after refusals");
+}
+
+// A program was killed while it had the image open: the bitmap can be removed, and nothing else.
+TEST_F(BitmapsTest, OneInUseCanOnlyBeRemoved) {
+  Run("qemu-img create -q -f qcow2 a 4M && qemu-img bitmap --add a b && qemu-img bitmap --add a c");
+  Shell("cd " + Path("") + " && qemu-io -c 'write 0 64k' -c 'flush' -c 'sigraise 9' a");
+  ASSERT_TRUE(Look("a")["b"].in_use);
+  {
+    auto layer = OpenLayer("a", true);
+    Bitmapper& b = *layer->bitmapper();
+    EXPECT_EQ(b.ClearBitmap("b").error().code(), Code::kRefused);
+    EXPECT_EQ(b.EnableBitmap("b", false).error().code(), Code::kRefused);
+    EXPECT_EQ(b.MergeBitmap("b", b, "c").error().code(), Code::kRefused);
+    EXPECT_THAT(DirtyOf(*layer, "b").error().text(), HasSubstr("removed"));
+    ASSERT_TRUE(Write(*layer, 5, std::vector<std::byte>(3)));
+    ASSERT_TRUE(b.RemoveBitmap("b"));
+    ASSERT_TRUE(b.AddBitmap({.name = "b"}));
+  }
+  EXPECT_TRUE(Look("a")["c"].in_use);
   EXPECT_FALSE(Look("a")["b"].in_use);
-  Shell("cd " + Path("") + " && qemu-img check -q -r leaks a");  // of the test's own flag
-  ExpectClean("a", "all ones");
+  ExpectClean("a", "removed");
 }
 
-// After the resize the enabled ones are as they were; the guest's next write is what they miss.
-TEST_F(Qcow2Bitmaps, AWriteAfterTheResizeIsNotMissed) {
-  Make("a", "cluster_size=64k", 3'000'320);
-  auto layer = OpenQcow2(OpenFile("a"), {.writable = true});
-  ASSERT_TRUE(layer) << layer.error().text();
-  ASSERT_TRUE((*layer)->resizer()->Resize(4'000'256, Preallocation::kOff));
-  EXPECT_FALSE(Look("a")["on"].in_use);
-  ASSERT_TRUE(Write(**layer, 5, std::vector<std::byte>(3)));
-  EXPECT_TRUE(Look("a")["on"].in_use);
-  EXPECT_FALSE(Look("a")["off"].in_use);
-  // In use they stay, whatever comes.
-  ASSERT_TRUE((*layer)->resizer()->Resize(5'000'192, Preallocation::kOff));
-  EXPECT_TRUE(Look("a")["on"].in_use);
-  EXPECT_FALSE(Look("a")["off"].in_use);
-  layer->reset();
-  ExpectClean("a", "written");
-}
-
-// One whose table cannot be is left alone, and says that it is not to be trusted.
-TEST_F(Qcow2Bitmaps, ADamagedTableStaysInUse) {
-  Make("a", "cluster_size=64k", 3'000'320);
+// Two entries that name one cluster: neither is written or freed.
+TEST_F(BitmapsTest, ADamagedTableIsLeftAlone) {
+  Run("qemu-img create -q -f qcow2 -o cluster_size=512 a 8M && qemu-img bitmap --add -g 512 a b && "
+      "qemu-io -c 'write 0 8M' a");
   {
     auto file = OpenFile("a");
-    std::vector<std::byte> head(65536);
+    std::vector<std::byte> head(512);
     ASSERT_TRUE(file->Store::Read(0, Bytes(head)));
     Header header = ParseHeader(head).value();
     std::vector<std::byte> directory(header.bitmaps->directory_size);
     ASSERT_TRUE(file->Store::Read(header.bitmaps->directory_offset, Bytes(directory)));
-    const std::vector<Bitmap> bitmaps = ParseBitmaps(header, directory).value();
-    for (const Bitmap& bitmap : bitmaps) {
-      if (bitmap.info.name != "off") continue;
-      ASSERT_TRUE(file->Store::Write(bitmap.table_offset, AsBytes(be64(header.l1_offset))));
-    }
+    const uint64_t table = ParseBitmaps(header, directory).value()[0].table_offset;
+    std::vector<std::byte> entry(8);
+    ASSERT_TRUE(file->Store::Read(table, Bytes(entry)));
+    ASSERT_TRUE(file->Store::Write(table + 8, ConstBytes(entry)));
   }
-  std::vector<std::byte> before(3'000'320), after(before.size());
-  ASSERT_TRUE(Read(**OpenQcow2(OpenFile("a"), {}), 0, Bytes(before)));
-  ASSERT_TRUE(Resize("a", 9'000'448));
-  auto layer = OpenQcow2(OpenFile("a"), {});
-  ASSERT_TRUE(layer) << layer.error().text();
-  EXPECT_EQ((*layer)->info().size, 9'000'448u);
-  ASSERT_TRUE(Read(**layer, 0, Bytes(after)));
-  EXPECT_EQ(before, after);
-  EXPECT_FALSE((*layer)->info().bitmaps[0].in_use);
-  EXPECT_TRUE((*layer)->info().bitmaps[1].in_use);
-  EXPECT_FALSE((*layer)->info().bitmaps[2].in_use);
+  auto layer = OpenLayer("a", true);
+  EXPECT_EQ(layer->bitmapper()->ClearBitmap("b").error().code(), Code::kCorrupt);
+  ASSERT_TRUE(Write(*layer, 5, std::vector<std::byte>(3)));
+  EXPECT_TRUE(Look("a")["b"].in_use) << "it lacks the write";
+  EXPECT_EQ(DirtyOf(*layer, "b").error().code(), Code::kRefused);
+  EXPECT_TRUE(layer->bitmapper()->RemoveBitmap("b"));
 }
 
-// The bitmaps of before, of after, or such as say that they are neither.
-TEST_F(Qcow2Bitmaps, PowerCuts) {
+struct Operation {
+  const char* name;
+  Result<> (*apply)(Bitmapper&);
+};
+const Operation kOperations[] = {
+    {"add", [](Bitmapper& b) { return b.AddBitmap({.name = "new", .granularity = 512}); }},
+    {"remove", [](Bitmapper& b) { return b.RemoveBitmap("on"); }},
+    {"clear", [](Bitmapper& b) { return b.ClearBitmap("on"); }},
+    {"disable", [](Bitmapper& b) { return b.EnableBitmap("on", false); }},
+    {"merge", [](Bitmapper& b) { return b.MergeBitmap("off", b, "on"); }},
+};
+
+class BitmapCrash : public BitmapTest {
+ protected:
+  // With bitmaps "on" and "off", and a parent whose name needs more than a sector.
+  std::unique_ptr<MemoryStore> Prepared(const char* options) {
+    const std::string parent = std::string(100, 'p') + "/" + std::string(100, 'q');
+    Run(fmt::format("rm -f a && qemu-img create -q -f qcow2 -o {} -u -b {} -F raw a 1500160 && "
+                    "qemu-img bitmap --add -g 512 a on && qemu-img bitmap --add -g 4k a off && "
+                    "qemu-io -c 'write 0 70k' -c 'write 1M 9k' a && "
+                    "qemu-img bitmap --disable a off && qemu-io -c 'write 90k 200k' a",
+                    options, parent));
+    return Load("a");
+  }
+};
+
+TEST_F(BitmapCrash, BeforeOrAfterAtEveryPowerCut) {
   for (const char* options : {"cluster_size=512", "cluster_size=4k"}) {
-    Run("rm -f a");
-    Make("a", options, 1'500'160);
-    auto file = OpenFile("a");
-    std::vector<std::byte> bytes(*file->Size());
-    ASSERT_TRUE(file->Store::Read(0, Bytes(bytes)));
-    file.reset();
-    for (uint64_t size : {20'000'256u, 600'064u}) {
-      MemoryStore before{ConstBytes(bytes)};
-      const auto old = *qcow2::Look(before);
+    auto image = Prepared(options);
+    const auto before = LookAtBitmaps(*image).value();
+    for (const Operation& operation : kOperations) {
       CrashRecorder recorder;
-      auto store = recorder.NewStore(before);
       {
-        auto layer = OpenQcow2(std::make_unique<WrapperStore>(*store), {.writable = true});
+        auto layer = OpenQcow2(recorder.NewStore(*image), {.writable = true});
         ASSERT_TRUE(layer) << layer.error().text();
-        auto resized = (*layer)->resizer()->Resize(size, Preallocation::kOff);
-        ASSERT_TRUE(resized) << resized.error().text();
+        auto done = operation.apply(*(*layer)->bitmapper());
+        ASSERT_TRUE(done) << done.error().text();
       }
-      auto end = recorder.Crash(recorder.boundary(), 1);
-      const auto fresh = *qcow2::Look(*end);
-      ASSERT_EQ(fresh.size(), 3u);
-      EXPECT_FALSE(fresh.at("on").in_use || fresh.at("off").in_use || fresh.at("coarse").in_use);
+      auto whole = recorder.Crash(recorder.boundary(), 1);
+      const auto after = LookAtBitmaps(*whole).value();
+      ASSERT_NE(after, before);
       for (uint64_t cut = 0; cut <= recorder.boundary(); ++cut) {
-        for (uint64_t variant = 0; variant < 6; ++variant) {
-          SCOPED_TRACE(fmt::format("{} to {}, cut after event {} of {}, variant {}", options, size,
-                                   cut, recorder.boundary(), variant));
-          auto image = recorder.Crash(cut, variant);
-          auto sound = IsSound(*image);
+        for (uint64_t seed = 0; seed < 5; ++seed) {
+          SCOPED_TRACE(fmt::format("{} {} cut {} of {} seed {}", options, operation.name, cut,
+                                   recorder.boundary(), seed));
+          auto disk = recorder.Crash(cut, seed);
+          auto sound = IsSound(*disk);
           ASSERT_TRUE(sound) << sound.error().text();
-          auto layer = OpenQcow2(std::make_unique<WrapperStore>(*image), {});
+          ASSERT_TRUE(*sound);
+          auto now = LookAtBitmaps(*disk);
+          ASSERT_TRUE(now) << now.error().text();
+          ASSERT_TRUE(*now == before || *now == after);
+          auto layer = OpenQcow2(std::make_unique<WrapperStore>(*disk), {.writable = true});
           ASSERT_TRUE(layer) << layer.error().text();
-          const auto now = *qcow2::Look(*image);
-          for (const auto& [name, seen] : now) {
-            if (seen.in_use) continue;
-            ASSERT_EQ(seen, (*layer)->info().size == size ? fresh.at(name) : old.at(name)) << name;
-          }
-          auto writer = OpenQcow2(std::make_unique<WrapperStore>(*image), {.writable = true});
-          ASSERT_TRUE(writer) << writer.error().text();
+          ASSERT_EQ((*layer)->info().references.at(0).name.size(), 201u);
+          ASSERT_TRUE((*layer)->bitmapper()->AddBitmap({.name = "another"}));
         }
       }
+    }
+  }
+}
+
+TEST_F(BitmapCrash, EveryFailedCallLeavesOneOfTheTwo) {
+  auto image = Prepared("cluster_size=4k");
+  const auto before = LookAtBitmaps(*image).value();
+  for (const Operation& operation : kOperations) {
+    for (uint64_t k = 0;; ++k) {
+      SCOPED_TRACE(fmt::format("{} call {}", operation.name, k));
+      auto disk = image->Clone();
+      FaultPlan plan(k, FaultPlan::kAny, EIO, /*for_ever=*/k % 2 == 0);
+      bool succeeded = false;
+      {
+        auto layer =
+            OpenQcow2(std::make_unique<FaultStore>(std::make_unique<WrapperStore>(*disk), plan),
+                      {.writable = true});
+        succeeded = layer && operation.apply(*(*layer)->bitmapper()).has_value();
+      }
+      auto now = LookAtBitmaps(*disk);
+      ASSERT_TRUE(now) << now.error().text();
+      if (!plan.fired()) {
+        ASSERT_TRUE(succeeded);
+        ASSERT_NE(*now, before);
+        break;
+      }
+      if (succeeded) ASSERT_NE(*now, before);
+      auto sound = IsSound(*disk);
+      ASSERT_TRUE(sound && *sound);
+      auto again = OpenQcow2(std::make_unique<WrapperStore>(*disk), {.writable = true});
+      ASSERT_TRUE(again) << again.error().text();
     }
   }
 }

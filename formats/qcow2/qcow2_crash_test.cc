@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
+#include <utility>
 
 #include "formats/qcow2/qcow2_subjects_testing.h"
 #include "io/crash_store.h"
@@ -219,6 +221,45 @@ TEST_P(Qcow2Crash, ReadFault) {
     ASSERT_TRUE(Read(**again, 0, Bytes(got)));
     ASSERT_TRUE(got == bytes) << configuration.name << ", read " << k;
   }
+}
+
+// Does something in the middle of a Flush, once the data file is synced.
+class SyncHook final : public WrapperStore {
+ public:
+  using WrapperStore::WrapperStore;
+  Result<> Sync() override {
+    TRY(base_.Sync());
+    if (auto hook = std::exchange(hook_, nullptr)) hook();
+    return {};
+  }
+  std::function<void()> hook_;
+};
+
+// What is written after the data file's Sync is not durable: no table may name it before the next.
+TEST(Qcow2Flush, NamesNothingThatCameAfterTheSync) {
+  const Configuration configuration{
+      "data file", 60 * 4096, 4096, {{"data_file", "data"}}, /*parent=*/true};
+  MemoryStore image, guest_data;
+  ASSERT_TRUE(CreateImage(configuration, image, &guest_data));
+  SyncHook data(guest_data);
+  auto layer = OpenImage(configuration, image, &data);
+  ASSERT_TRUE(layer) << layer.error().text();
+  const std::vector<std::byte> bytes(4096, std::byte{7});
+  ASSERT_TRUE(Write(**layer, 0, ConstBytes(bytes)));
+  bool late = false;
+  data.hook_ = [&] { late = Write(**layer, 20 * 4096, ConstBytes(bytes)).has_value(); };
+  ASSERT_TRUE((*layer)->Flush());
+  ASSERT_TRUE(late);
+  auto kind_of = [&](uint64_t at) {
+    auto there = OpenImage(configuration, image, &guest_data, false);
+    Extent extent;
+    EXPECT_TRUE((*there)->Map({at, 4096}, std::span(&extent, 1)));
+    return extent.kind;
+  };
+  EXPECT_EQ(kind_of(0), Kind::kData);
+  EXPECT_EQ(kind_of(20 * 4096), Kind::kParent);
+  ASSERT_TRUE((*layer)->Flush());
+  EXPECT_EQ(kind_of(20 * 4096), Kind::kData);
 }
 
 // The common drivers, which also go on writing after the power cut. They know one store.

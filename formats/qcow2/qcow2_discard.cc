@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "formats/qcow2/qcow2_bitmaps.h"
 #include "formats/qcow2/qcow2_layer.h"
 
 namespace platter::qcow2 {
@@ -43,6 +44,7 @@ Result<Range> Qcow2Layer::DiscardSome(Range want, Kind leave) {
 // parent, so all three ways to leave are zeros.)
 Result<Range> Qcow2Layer::DiscardInRaw(Range part, Kind leave) {
   auto guard = ranges_.Lock(part.Outward(cluster_size()));
+  TRY(bitmaps_->Mark(part));
   TRY_AS("data file", data_file_->Zero(part, /*may_unmap=*/leave != Kind::kZero));
   return part;
 }
@@ -92,6 +94,7 @@ Result<Range> Qcow2Layer::DiscardInSlice(Range part, Kind leave) {
     if (!SaysAlready(old, entry)) updates.push_back({Locate(start).index, entry});
     start += cluster_size();
   }
+  TRY(bitmaps_->Mark(part));
   if (placed() && leave != Kind::kParent && data_file_->caps().punch) {
     // Best effort: what is not named any more need not be kept.
     (void)data_file_->Zero(part, /*may_unmap=*/true);

@@ -33,7 +33,6 @@ Result<> Qcow2Layer::FlushIfCrowded() {
 
 // Under flush_mutex_.
 Result<> Qcow2Layer::FlushLocked() {
-  if (data_file_) TRY_AS("data file", data_file_->Sync());
   Batch batch = TakeBatch();
   Result<> written = WriteBatch(batch);
   {
@@ -69,6 +68,8 @@ Qcow2Layer::Batch Qcow2Layer::TakeBatch() {
 }
 
 Result<> Qcow2Layer::WriteBatch(Batch& batch) {
+  // After the copies were taken: whatever they name is there.
+  if (data_file_) TRY_AS("data file", data_file_->Sync());
   TRY(WriteRefcounts(batch));
   TRY(file_->Sync());
   if (batch.l2.empty() && batch.l1.empty()) return {};

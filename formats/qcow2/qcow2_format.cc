@@ -7,6 +7,7 @@
 #include "formats/qcow2/qcow2_disk.h"
 #include "formats/qcow2/qcow2_layer.h"
 #include "formats/qcow2/qcow2_plan.h"
+#include "formats/qcow2/qcow2_set_parent.h"
 #include "formats/qcow2/qcow2_stream.h"
 
 namespace platter {
@@ -31,6 +32,7 @@ constinit const Format kQcow2Format = {
     .check = qcow2::CheckQcow2,
     .measure = qcow2::MeasureQcow2,
     .stream = qcow2::StreamQcow2,
+    .set_parent = qcow2::SetQcow2Parent,
 };
 
 }  // namespace platter

@@ -481,7 +481,14 @@ DiskHeader FixedFields(const Header& header) {
   return disk;
 }
 
-void PutExtensions(const Header& header, HeaderWriter& writer, uint64_t room) {
+// How a header lies in the first cluster.
+struct Form {
+  uint64_t bytes;                   // that may be used for it
+  bool feature_names;               // where there is room for them
+  std::optional<uint64_t> name_at;  // the backing name lies there; else behind the extensions
+};
+
+void PutExtensions(const Header& header, HeaderWriter& writer, const Form& form) {
   if (!header.backing_format.empty()) {
     writer.PutExtension(kExtBackingFormat, AsBytes(std::string_view(header.backing_format)));
   }
@@ -508,16 +515,14 @@ void PutExtensions(const Header& header, HeaderWriter& writer, uint64_t room) {
   // A courtesy to other programs, left out where a small cluster needs its room for something else.
   std::vector<std::byte> names = FeatureNameTable();
   uint64_t rest = sizeof(DiskExtension) + header.backing_name.size();
-  if (header.version >= 3 &&
-      FitsIn(writer.at(), HeaderWriter::ExtensionSize(names.size()) + rest, room)) {
+  if (form.feature_names && header.version >= 3 &&
+      FitsIn(writer.at(), HeaderWriter::ExtensionSize(names.size()) + rest, form.bytes)) {
     writer.PutExtension(kExtFeatureNames, names);
   }
   writer.PutExtension(kExtEnd, {});
 }
 
-}  // namespace
-
-Result<std::vector<std::byte>> BuildHeader(const Header& header) {
+Result<std::vector<std::byte>> Build(const Header& header, const Form& form) {
   CHECK(header.cluster_bits >= kMinClusterBits && header.cluster_bits <= kMaxClusterBits);
   if (header.backing_name.size() > kMaxBackingName ||
       header.backing_format.size() > kMaxBackingFormat ||
@@ -527,7 +532,7 @@ Result<std::vector<std::byte>> BuildHeader(const Header& header) {
                 header.backing_name.size(), kMaxBackingName, header.backing_format.size(),
                 kMaxBackingFormat);
   }
-  std::vector<std::byte> out(header.cluster_size());
+  std::vector<std::byte> out(form.bytes);
   DiskHeader disk = FixedFields(header);
   uint64_t length = kHeaderLengthV2;
   if (header.version >= 3) {
@@ -537,21 +542,63 @@ Result<std::vector<std::byte>> BuildHeader(const Header& header) {
     HeaderWriter(out, kKnownFields).Put(header.unknown_fields);
   }
   HeaderWriter writer(out, length);
-  PutExtensions(header, writer, out.size());
+  PutExtensions(header, writer, form);
   if (header.has_backing) {
-    disk.backing_file_offset = writer.at();
+    disk.backing_file_offset = form.name_at.value_or(writer.at());
     disk.backing_file_size = static_cast<uint32_t>(header.backing_name.size());
-    writer.Put(AsBytes(std::string_view(header.backing_name)));
+    if (!form.name_at) writer.Put(AsBytes(std::string_view(header.backing_name)));
   }
   if (!writer.fits()) {
     return Fail(Code::kOutOfRange,
-                "header: {} bytes of header, extensions and backing file name do not fit into "
-                "a cluster of {}",
-                writer.at(), header.cluster_size());
+                "header: {} bytes of header, extensions and backing file name do not fit into {}",
+                writer.at(), form.bytes);
   }
   ConstBytes fixed = AsBytes(disk).first(header.version >= 3 ? kKnownFields : kHeaderLengthV2);
   std::copy(fixed.begin(), fixed.end(), out.begin());
   return out;
+}
+
+// Where the extension area ends: behind its end extension, or with the area itself.
+Result<uint64_t> EndOfExtensions(const Header& header, const DiskHeader& disk, ConstBytes head) {
+  const uint64_t start = header.version >= 3 ? uint64_t{disk.header_length} : kHeaderLengthV2;
+  const uint64_t end =
+      disk.backing_file_offset != 0 ? uint64_t{disk.backing_file_offset} : header.cluster_size();
+  Extensions extensions(head, start, std::min<uint64_t>(end, head.size()));
+  uint64_t used = start;
+  while (auto extension = TRY(extensions.Next())) {
+    used = extension->offset + HeaderWriter::ExtensionSize(extension->data.size());
+  }
+  return used + sizeof(DiskExtension);
+}
+
+}  // namespace
+
+Result<std::vector<std::byte>> BuildHeader(const Header& header) {
+  return Build(header, {header.cluster_size(), true, std::nullopt});
+}
+
+Result<std::vector<std::byte>> BuildFirstSector(const Header& header,
+                                                std::optional<uint64_t> name_at) {
+  return Build(header, {kSector, false, name_at});
+}
+
+Result<Range> NamePlace(ConstBytes head) {
+  if (!TRY(ParseHeader(head)).has_backing) return Range{};
+  const DiskHeader disk = TRY(LoadDiskHeader(head));
+  return Range{disk.backing_file_offset, disk.backing_file_size};
+}
+
+Result<uint64_t> FindRoomForName(ConstBytes head, uint64_t length) {
+  const Header header = TRY(ParseHeader(head));
+  const uint64_t extensions = TRY(EndOfExtensions(header, TRY(LoadDiskHeader(head)), head));
+  const Range name = TRY(NamePlace(head));
+  for (uint64_t at : {std::max(kSector, extensions), std::max(kSector, name.end())}) {
+    const Range room{at, length};
+    bool free = room.offset >= extensions && !room.Overlaps(name);
+    if (free && FitsIn(room.offset, room.length, header.cluster_size())) return at;
+  }
+  return Fail(Code::kNoSpace, "header: {} bytes of backing file name find no room beside the old",
+              length);
 }
 
 }  // namespace platter::qcow2

@@ -6,6 +6,8 @@
 #include <utility>
 
 #include "base/check.h"
+#include "formats/qcow2/qcow2_bitmaps.h"
+#include "formats/qcow2/qcow2_header_io.h"
 #include "formats/qcow2/qcow2_snapshots.h"
 
 namespace platter::qcow2 {
@@ -13,7 +15,6 @@ namespace platter::qcow2 {
 namespace {
 constexpr uint64_t kSliceBytes = 64 * kKiB;
 constexpr size_t kL2CacheBytes = 16 * kMiB;
-constexpr uint64_t kSector = 512;  // bytes: what a disk writes whole
 }  // namespace
 
 Qcow2Layer::Qcow2Layer(Parts parts)
@@ -22,7 +23,6 @@ Qcow2Layer::Qcow2Layer(Parts parts)
       cipher_(std::move(parts.cipher)),
       format_(parts.header),
       snapshots_(std::move(parts.snapshots)),
-      bitmaps_(std::move(parts.bitmaps)),
       name_(fmt::format("qcow2 '{}'", file_->name())),
       info_only_(parts.info_only),
       slice_bytes_(std::min(format_.cluster_size(), kSliceBytes)),
@@ -30,6 +30,7 @@ Qcow2Layer::Qcow2Layer(Parts parts)
       info_(std::move(parts.info)),
       header_(std::move(parts.header)),
       metadata_(format_.cluster_size()),
+      bitmaps_(std::make_unique<Qcow2Bitmaps>(*this, std::move(parts.bitmaps))),
       l1_(std::move(parts.l1)),
       l2_(*file_, "L2 table", static_cast<uint32_t>(slice_bytes_), kL2CacheBytes) {}
 
@@ -37,8 +38,12 @@ Qcow2Layer::~Qcow2Layer() { Close(); }
 
 Snapshotter* Qcow2Layer::snapshotter() { return snapshotter_.get(); }
 
+Bitmapper* Qcow2Layer::bitmapper() { return bitmaps_.get(); }
+
 void Qcow2Layer::Close() {
   if (!changing_) return;
+  // On failure the bitmaps stay marked: nobody trusts them.
+  (void)bitmaps_->StopTracking();
   // The first flush frees what was retired, the second one writes those refcounts.
   for (int i = 0; i < 2; ++i) {
     if (!Flush().has_value()) return;
@@ -60,7 +65,36 @@ Result<> Qcow2Layer::PrepareToWrite() {
   allocator_ = std::make_unique<Allocator>(*file_, format_, pins_, metadata_);
   TRY(allocator_->Open());
   snapshotter_ = std::make_unique<Qcow2Snapshots>(*this);
-  return metadata_.Seal(allocator_->file_size());
+  TRY(metadata_.Seal(allocator_->file_size()));
+  return TRY(allocator_->CountsPastEnd()) ? CheckNotCut() : Result<>();
+}
+
+// Refuses an image of whose data the file does not hold the place any more: when it grows, zeros or
+// somebody else's bytes would be there.
+Result<> Qcow2Layer::CheckNotCut() {
+  if (placed()) return {};
+  const uint64_t end = allocator_->file_size(), span = slice_entries_ << format_.cluster_bits;
+  for (uint64_t index = 0; index < l1_.size(); ++index) {
+    const uint64_t table = TRY(DecodeL1(format_, l1_[index], index));
+    if (table == 0) continue;
+    const Store::Run run = TRY(file_->FindRun(table));
+    if (!run.data && run.length >= cluster_size()) continue;
+    for (uint64_t at = 0; at < cluster_size(); at += slice_bytes_) {
+      auto slice = TRY_AS(fmt::format("L1 entry {}", index), l2_.Get(table + at));
+      uint64_t guest = index * format_.l2_span() + at / slice_bytes_ * span;
+      for (const Cluster& cluster : TRY(ReadClusters(slice, {guest, span}))) {
+        bool holds = cluster.kind == ClusterKind::kCompressedUnit || cluster.allocated != 0;
+        if (holds && cluster.host >= end) {
+          return Fail(Code::kCorrupt,
+                      "the file has been cut: the data of guest offset {:#x} was at {:#x}, and it "
+                      "ends at {:#x}; what is left can be read",
+                      guest, cluster.host, end);
+        }
+        guest += cluster_size();
+      }
+    }
+  }
+  return {};
 }
 
 Result<> Qcow2Layer::AddMetadata() {
@@ -82,7 +116,7 @@ Result<> Qcow2Layer::AddMetadata() {
     metadata_.AddTable({format_.bitmaps->directory_offset, format_.bitmaps->directory_size},
                        "the bitmap directory");
   }
-  for (const Bitmap& bitmap : bitmaps_) {
+  for (const Bitmap& bitmap : bitmaps_->list()) {
     metadata_.AddTable(table(bitmap.table_offset, bitmap.table_size), "a bitmap's table");
   }
   for (uint64_t i = 0; i < l1_.size(); ++i) {
@@ -112,7 +146,7 @@ Result<> Qcow2Layer::BeginWriting() {
   TRY(BeginChange());
   std::lock_guard flush(flush_mutex_);
   if (writing_) return {};
-  TRY(MarkBitmapsInUse(/*all=*/false));  // the enabled ones will not know of our writes
+  TRY(bitmaps_->StartTracking());
   if (data_file_) {
     uint64_t size = TRY(data_file_->Size());
     if (size < info_.size) TRY(data_file_->Resize(info_.size));
@@ -138,22 +172,9 @@ Result<> Qcow2Layer::BeginChange() {
   return {};
 }
 
-// Only the sectors that differ are written; everything that the tables hang on is in the first. No
-// Sync. Under flush_mutex_.
+// No Sync. Under flush_mutex_.
 Result<> Qcow2Layer::WriteHeaderLocked(const Header& header) {
-  std::vector<std::byte> now = TRY(BuildHeader(header));
-  std::vector<std::byte> before(now.size());
-  uint64_t there = std::min<uint64_t>(now.size(), TRY(file_->Size()));
-  TRY_AS("header", file_->Read(0, Bytes(before).first(there)));
-  for (uint64_t at = 0; at < now.size(); at += kSector) {
-    ConstBytes sector = ConstBytes(now).subspan(at, kSector);
-    if (at + kSector <= there && std::ranges::equal(sector, Bytes(before).subspan(at, kSector))) {
-      continue;
-    }
-    // Zeros that the file does not reach need not be there.
-    if (at >= there && IsZero(sector)) continue;
-    TRY_AS("header", file_->Write(at, sector));
-  }
+  TRY(PutHeader(*file_, header));
   header_ = header;
   return {};
 }

@@ -50,9 +50,8 @@
 // Until the first Reserve, Discard or Resize nothing is writable, whatever its entry says: that
 // call is the place where the image learns that it is being changed (BeginWriting): unknown
 // autoclear bits are cleared (BeginChange, all that snapshots need) and enabled bitmaps marked as
-// in use, which they stay, since we do not
-// track changes in them. Disabled bitmaps say what they said. An image that was opened for writing
-// and never written stays as it was, byte by byte.
+// in use (qcow2_bitmaps.h). An image that was opened for writing and never written stays as it was,
+// byte by byte.
 //
 // Flush: the order of writes, and what a crash leaves
 // ---------------------------------------------------
@@ -116,6 +115,7 @@ namespace platter::qcow2 {
 // the dirty bit is repaired first.
 Result<std::unique_ptr<Layer>> OpenQcow2(std::unique_ptr<Store> store, const OpenOptions& options);
 
+class Qcow2Bitmaps;
 class Qcow2Reservation;
 class Qcow2Snapshots;
 
@@ -151,10 +151,12 @@ class Qcow2Layer final : public Layer, public Resizer {
   Result<> Flush() override;
   Resizer* resizer() override { return info_.writable ? this : nullptr; }
   Snapshotter* snapshotter() override;
+  Bitmapper* bitmapper() override;
   Result<> Resize(uint64_t size, Preallocation preallocation) override;
   Result<> GrowOver(Range hidden, uint64_t size, Preallocation preallocation) override;
 
  private:
+  friend class Qcow2Bitmaps;
   friend class Qcow2Reservation;
   friend class Qcow2Snapshots;
 
@@ -175,12 +177,6 @@ class Qcow2Layer final : public Layer, public Resizer {
   struct Update {
     uint64_t index;  // in the slice
     L2Entry entry;
-  };
-  // What becomes of a bitmap's table when the disk changes its size.
-  struct BitmapChange {
-    uint64_t table_offset = 0;
-    std::vector<uint64_t> entries;
-    std::vector<Range> gone;  // host bytes that nothing names any more
   };
   // What a Flush writes, and puts back if it cannot.
   struct Batch {
@@ -208,6 +204,7 @@ class Qcow2Layer final : public Layer, public Resizer {
   Result<> BeginChange();
   Result<> BeginWriting();
   Result<> WriteHeaderLocked(const Header& header);
+  Result<> CheckNotCut();
   Result<> AddMetadata();
   void Close();
 
@@ -266,19 +263,6 @@ class Qcow2Layer final : public Layer, public Resizer {
   Result<> WriteBatch(Batch& batch);
   Result<> WriteRefcounts(Batch& batch);
 
-  // qcow2_bitmaps.cc
-  uint64_t BitmapEntries(const Bitmap& bitmap, uint64_t size) const;
-  Result<> CheckBitmapsCanGrow(uint64_t size) const;
-  Result<std::vector<size_t>> MarkBitmapsInUse(bool all);
-  Result<> SetBitmapInUse(size_t index, bool in_use);
-  Result<> WriteBitmapField(const Bitmap& bitmap, uint64_t field, ConstBytes value);
-  Result<> ResizeBitmaps(const std::vector<size_t>& marked, uint64_t old_size);
-  Result<BitmapChange> PlanBitmapChange(const Bitmap& bitmap, uint64_t old_size);
-  Result<std::vector<uint64_t>> LoadBitmapTable(const Bitmap& bitmap);
-  Result<> CutBitmapCluster(uint64_t& entry, uint64_t first);
-  Result<> PlaceBitmapTable(size_t index, const BitmapChange& change);
-  Result<> FreeBitmapSpace(const std::vector<std::pair<size_t, BitmapChange>>& changes);
-
   // qcow2_resize.cc
   Result<> ResizeTo(uint64_t size, Preallocation preallocation, Range hidden);
   Result<> Grow(uint64_t size, Preallocation preallocation, Range hidden);
@@ -300,7 +284,6 @@ class Qcow2Layer final : public Layer, public Resizer {
   // As opened: geometry and features, which never change. Not its sizes and offsets.
   const Header format_;
   std::vector<Snapshot> snapshots_;  // changed by Qcow2Snapshots only, as info_.snapshots
-  std::vector<Bitmap> bitmaps_;      // their flags, and by Resize their tables, change
   const std::string name_;           // "qcow2 'a.img'"
   const bool info_only_;
   const uint64_t slice_bytes_, slice_entries_;
@@ -318,6 +301,7 @@ class Qcow2Layer final : public Layer, public Resizer {
   MetadataMap metadata_;
   std::unique_ptr<Allocator> allocator_;         // of a writable layer
   std::unique_ptr<Qcow2Snapshots> snapshotter_;  // likewise
+  const std::unique_ptr<Qcow2Bitmaps> bitmaps_;
 
   Mutex map_mutex_;  // guards everything below
   EntryTable l1_;

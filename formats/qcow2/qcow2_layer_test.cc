@@ -391,6 +391,25 @@ TEST_F(Qcow2LayerTest, PreallocatedSpacePastTheEndOfTheFileIsItsOwners) {
   ExpectClean("a", "past the end");
 }
 
+// What is missing would read as zeros once the file is longer.
+TEST_F(Qcow2LayerTest, AFileThatWasCutIsNotWritten) {
+  for (std::string more : {"", "-c"}) {
+    Qemu("rm -f a && head -c 1M /dev/urandom > raw && qemu-img convert " + more +
+         " -O qcow2 raw a");
+    ASSERT_TRUE(TryOpen("a", true));
+    std::filesystem::resize_file(Path("a"), std::filesystem::file_size(Path("a")) - 3 * 65536);
+    const Contents before = FileBytes("a");
+    auto layer = TryOpen("a", true);
+    ASSERT_FALSE(layer);
+    EXPECT_NE(layer.error().text().find("the file has been cut"), std::string::npos)
+        << layer.error().text();
+    EXPECT_TRUE(FileBytes("a") == before);
+    Contents bytes(65536);
+    ASSERT_TRUE(Read(*Open("a", false), 0, Bytes(bytes)));
+    EXPECT_FALSE(Read(*Open("a", false), 1048576 - 65536, Bytes(bytes)));
+  }
+}
+
 TEST_F(Qcow2LayerTest, RefcountTableGrows) {
   // A table cluster of 512 bytes names 64 blocks of 64 clusters: 2 MiB.
   Qemu("qemu-img create -q -f qcow2 -o cluster_size=512,refcount_bits=64 a 12M");

@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/endian.h"
+#include "formats/qcow2/qcow2_bitmaps.h"
 #include "formats/qcow2/qcow2_layer.h"
 #include "io/extent_list.h"
 
@@ -108,10 +109,10 @@ size_t Qcow2Layer::MapLocked(Range want, std::span<Extent> out, Stop& stop) {
     at = part.end();
   }
   for (Extent& extent : list.extents()) {
+    if (!extent.writable) continue;
     // A hostile entry may name a table of ours: it can be read, and Reserve says what is wrong.
-    if (extent.writable && !placed() && !metadata_.Find(extent.host).empty()) {
-      extent.writable = false;
-    }
+    if (!placed() && !metadata_.Find(extent.host).empty()) extent.writable = false;
+    if (bitmaps_->tracking() && !bitmaps_->Covers(extent.guest)) extent.writable = false;
   }
   return list.size();
 }

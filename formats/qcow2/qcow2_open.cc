@@ -1,13 +1,13 @@
 // Opening: from a store to the parts of a Qcow2Layer. Nothing is written here but the repair of an
 // image with the dirty bit.
 #include <algorithm>
-#include <array>
 #include <iterator>
 #include <span>
 #include <utility>
 
 #include "formats/qcow2/qcow2_check.h"
 #include "formats/qcow2/qcow2_crypto.h"
+#include "formats/qcow2/qcow2_header_io.h"
 #include "formats/qcow2/qcow2_info.h"
 #include "formats/qcow2/qcow2_layer.h"
 
@@ -15,17 +15,6 @@ namespace platter::qcow2 {
 namespace {
 
 constexpr size_t kMostProblems = 10;  // that are told of one image
-
-Result<Header> ReadHeader(Store& file) {
-  uint64_t size = TRY(file.Size());
-  std::array<std::byte, 32> first{};
-  if (size < first.size()) return Fail(Code::kCorrupt, "a file of {} bytes has no header", size);
-  TRY_AS("header", file.Read(0, Bytes(first)));
-  uint64_t needed = std::min(size, TRY(HeaderBytesNeeded(first)));
-  std::vector<std::byte> head(needed);
-  TRY_AS("header", file.Read(0, Bytes(head)));
-  return ParseHeader(head);
-}
 
 // The snapshot table does not say how long it is: more of the file is read until it is whole.
 Result<std::vector<Snapshot>> ReadSnapshots(Store& file, const Header& header,

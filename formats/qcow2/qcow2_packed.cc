@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "formats/qcow2/qcow2_bitmaps.h"
 #include "formats/qcow2/qcow2_reservation.h"
 
 namespace platter::qcow2 {
@@ -29,6 +30,7 @@ Result<std::unique_ptr<Reservation>> Qcow2Layer::ReservePacked(Range units,
   auto reservation =
       std::make_unique<Qcow2Reservation>(*this, ranges_.Lock(units.Outward(cluster_size())));
   TRY(Named(PlanPacked(*reservation, units, sizes)));
+  TRY(Named(bitmaps_->Mark(reservation->range_)));
   return std::unique_ptr<Reservation>(std::move(reservation));
 }
 

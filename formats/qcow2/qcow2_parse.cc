@@ -291,15 +291,16 @@ std::vector<std::byte> SnapshotExtra(uint64_t disk_size) {
 
 namespace {
 
+constexpr uint8_t kDirtyTracking = 1;  // the only type of bitmap
+
 Result<> CheckBitmap(const Header& header, const DiskBitmapEntry& disk) {
   constexpr uint32_t kKnownFlags = kBitmapInUse | kBitmapAuto | kBitmapExtraCompatible;
-  constexpr uint8_t kDirtyTracking = 1, kMinGranularity = 9, kMaxGranularity = 31;
   if (disk.flags & ~kKnownFlags)
     return Fail(Code::kCorrupt, "reserved flags {:#x}", uint32_t{disk.flags});
   if (disk.type != kDirtyTracking) return Fail(Code::kUnsupported, "type {}", disk.type);
-  if (disk.granularity_bits < kMinGranularity || disk.granularity_bits > kMaxGranularity) {
+  if (disk.granularity_bits < kMinGranularityBits || disk.granularity_bits > kMaxGranularityBits) {
     return Fail(Code::kUnsupported, "granularity of 2^{} bytes (2^{} to 2^{} are supported)",
-                disk.granularity_bits, kMinGranularity, kMaxGranularity);
+                disk.granularity_bits, kMinGranularityBits, kMaxGranularityBits);
   }
   if (disk.name_length == 0 || disk.name_length > kMaxBitmapName) {
     return Fail(Code::kCorrupt, "a name of {} bytes (1 to {})", uint16_t{disk.name_length},
@@ -389,6 +390,27 @@ Result<std::vector<Bitmap>> ParseBitmaps(const Header& header, ConstBytes direct
                 header.bitmaps->directory_size);
   }
   return bitmaps;
+}
+
+std::vector<std::byte> BuildBitmaps(std::vector<Bitmap>& bitmaps) {
+  std::vector<std::byte> directory;
+  auto put = [&](ConstBytes bytes) { directory.insert(directory.end(), bytes.begin(), bytes.end()); };
+  for (Bitmap& bitmap : bitmaps) {
+    bitmap.at = directory.size();
+    DiskBitmapEntry disk{};
+    disk.table_offset = bitmap.table_offset;
+    disk.table_size = bitmap.table_size;
+    disk.flags = bitmap.flags;
+    disk.type = kDirtyTracking;
+    disk.granularity_bits = bitmap.granularity_bits;
+    disk.name_length = static_cast<uint16_t>(bitmap.info.name.size());
+    disk.extra_length = static_cast<uint32_t>(bitmap.extra.size());
+    put(AsBytes(disk));
+    put(bitmap.extra);
+    put(AsBytes(std::string_view(bitmap.info.name)));
+    directory.resize(RoundUp(directory.size(), 8));
+  }
+  return directory;
 }
 
 uint64_t LoadRefcount(ConstBytes block, uint32_t order, uint64_t index) {

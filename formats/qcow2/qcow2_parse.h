@@ -27,6 +27,8 @@ constexpr uint64_t kMaxSnapshotTableBytes = 64 * kMiB, kMaxBitmapDirectoryBytes 
 constexpr uint32_t kMaxBackingName = 1023, kMaxBackingFormat = 15;
 constexpr uint64_t kMaxCryptoHeaderBytes = 32 * kMiB;
 constexpr uint64_t kMaxBitmapBytes = 512 * kMiB;  // of one bitmap's data
+constexpr uint8_t kMinGranularityBits = 9, kMaxGranularityBits = 31;
+constexpr uint64_t kSector = 512;                 // bytes: what a disk writes whole
 constexpr uint32_t kMaxHeaderBytes = 2 * kMiB;    // header, extensions and names end in one cluster
 
 struct UnknownExtension {
@@ -116,6 +118,19 @@ Result<> CheckLayout(const Header& header);
 // feature name table, backing name. kOutOfRange if it does not fit.
 Result<std::vector<std::byte>> BuildHeader(const Header& header);
 
+// As BuildHeader without the feature name table, so that all of it is in the first sector, which a
+// disk writes whole or not at all. With `name_at` the backing name is not part of it and lies
+// there.
+Result<std::vector<std::byte>> BuildFirstSector(const Header& header,
+                                                std::optional<uint64_t> name_at);
+
+// Where the backing name is that the header in `head` names; empty: nowhere.
+Result<Range> NamePlace(ConstBytes head);
+
+// Where behind the first sector `length` bytes can be written that nothing which the header in
+// `head` (the first cluster, or what there is of it) says lies in. kNoSpace.
+Result<uint64_t> FindRoomForName(ConstBytes head, uint64_t length);
+
 // L2 entries, decoded.
 struct L2Entry {
   uint64_t descriptor = 0;  // the first 64 bits, as on disk
@@ -185,6 +200,8 @@ struct Bitmap {
 // that are not ours. Empty without header.bitmaps. `bad` as for ParseSnapshots.
 Result<std::vector<Bitmap>> ParseBitmaps(const Header& header, ConstBytes directory,
                                          std::vector<Error>* bad = nullptr);
+// The directory that ParseBitmaps reads as `bitmaps`; sets where in it each one's entry is.
+std::vector<std::byte> BuildBitmaps(std::vector<Bitmap>& bitmaps);
 
 // Refcount `index` of a block, any width from 1 to 64 bits ("Host cluster management").
 uint64_t LoadRefcount(ConstBytes block, uint32_t order, uint64_t index);

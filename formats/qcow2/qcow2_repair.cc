@@ -26,6 +26,7 @@
 #include "base/endian.h"
 #include "formats/qcow2/qcow2_check_compare.h"
 #include "formats/qcow2/qcow2_check_tables.h"
+#include "formats/qcow2/qcow2_refcount_build.h"
 
 namespace platter::qcow2::check {
 namespace {
@@ -194,51 +195,28 @@ class Repairer {
 
   // --- new refcount structures ---
 
-  // Where they go: blocks (in the order of their index) and then the table, in clusters.
-  struct Layout {
-    uint64_t start = 0, table = 0, table_clusters = 0;
-    std::set<uint64_t> indices;  // in the table, of the blocks
-    uint64_t end() const { return table + table_clusters; }
-  };
-
-  Result<Layout> PlanLayout() const {
-    Layout layout;
+  Result<NewRefcounts> PlanNewStructures() const {
     // A file grows at its end; a device has to have room behind the last cluster in use.
     bool device = image_.store.caps().block_device;
     if (device && s_.incomplete) {
       return Fail(Code::kRefused, "no place for them is safe: parts of the image are unreadable");
     }
-    layout.start = device ? image_.Cluster(image_end_) : image_.clusters();
-    while (s_.refs.Count(layout.start) > 0) ++layout.start;
-    if (device && image_.Offset(layout.start) >= image_.size) {
+    uint64_t start = device ? image_.Cluster(image_end_) : image_.clusters();
+    while (s_.refs.Count(start) > 0) ++start;
+    if (device && image_.Offset(start) >= image_.size) {
       return Fail(Code::kNoSpace, "the device is full");
     }
-    uint64_t per_block = header_.refcounts_per_block();
+    std::set<uint64_t> indices;
     for (const auto& [page, content] : s_.refs) {
-      layout.indices.insert(page * RefMap::kPageClusters / per_block);
+      indices.insert(page * RefMap::kPageClusters / header_.refcounts_per_block());
     }
     if (s_.incomplete) {  // what is stored stays
       uint64_t blocks = std::min<uint64_t>(s_.blocks.size(), BlocksInFile(image_));
       for (uint64_t i = 0; i < blocks; ++i) {
-        if (IsBlock(s_.blocks[i])) layout.indices.insert(i);
+        if (IsBlock(s_.blocks[i])) indices.insert(i);
       }
     }
-    // Blocks and table need refcounts themselves; that settles after a few rounds.
-    uint64_t end = 0;
-    do {
-      end = layout.end();
-      for (uint64_t cluster = layout.start; cluster < std::max(end, layout.start + 1);
-           cluster = RoundDown(cluster, per_block) + per_block) {
-        layout.indices.insert(cluster / per_block);
-      }
-      layout.table = layout.start + layout.indices.size();
-      layout.table_clusters = DivideUp((*layout.indices.rbegin() + 1) * 8, image_.cluster_size());
-      if (layout.table_clusters << header_.cluster_bits > kMaxRefcountTableBytes) {
-        return Fail(Code::kUnsupported, "the file is too large for clusters of {} bytes",
-                    image_.cluster_size());
-      }
-    } while (end != layout.end());
-    return layout;
+    return PlanRefcounts(header_, header_.refcount_order, start, std::move(indices));
   }
 
   // References by the old structures, which go.
@@ -258,36 +236,30 @@ class Repairer {
   }
 
   Result<> WriteNewStructures() {
-    Layout layout = TRY(PlanLayout());
-    auto old = OldReferences();
-    uint64_t per_block = header_.refcounts_per_block();
-    std::vector<std::byte> block(image_.cluster_size()), before(image_.cluster_size());
-    std::vector<std::byte> table(layout.table_clusters << header_.cluster_bits);
-    uint64_t at = image_.Offset(layout.start);
-    for (uint64_t index : layout.indices) {
+    const NewRefcounts place = TRY(PlanNewStructures());
+    const auto old = OldReferences();
+    const uint64_t per_block = header_.refcounts_per_block();
+    std::vector<std::byte> before(image_.cluster_size());
+    uint64_t read = UINT64_MAX;  // which block `before` is
+    auto stored = [&](uint64_t cluster) -> Result<uint64_t> {
+      const uint64_t index = cluster / per_block;
       bool keep = s_.incomplete && index < s_.blocks.size() && IsBlock(s_.blocks[index]);
-      if (keep) TRY(image_.Read(s_.blocks[index], before));
-      std::fill(block.begin(), block.end(), std::byte{0});
-      for (uint64_t slot = 0; slot < per_block; ++slot) {
-        uint64_t cluster = index * per_block + slot;
-        uint64_t target = s_.refs.Count(cluster);
-        uint64_t stored = keep ? LoadRefcount(before, header_.refcount_order, slot) : 0;
-        if (stored > target && cluster < image_.clusters()) target = stored;
-        if (auto gone = old.find(cluster); gone != old.end() && target >= gone->second) {
-          target -= gone->second;
-        }
-        if (cluster >= layout.start && cluster < layout.end()) target = 1;
-        StoreRefcount(block, header_.refcount_order, slot,
-                      std::min(target, header_.refcount_max()));
-      }
-      TRY(image_.store.Write(at, ConstBytes(block)));
-      StoreAt(table, index * 8, be64(at));
-      at += image_.cluster_size();
-    }
-    TRY(image_.store.Write(at, ConstBytes(table)));
-    TRY(image_.store.Sync());
-    new_table_ = at;
-    new_table_clusters_ = static_cast<uint32_t>(layout.table_clusters);
+      if (!keep || cluster >= image_.clusters()) return 0;
+      if (read != index) TRY(image_.Read(s_.blocks[index], before));
+      read = index;
+      return LoadRefcount(before, header_.refcount_order, cluster % per_block);
+    };
+    TRY(WriteNewRefcounts(
+        image_.store, header_, header_.refcount_order, place,
+        [&](uint64_t cluster) -> Result<uint64_t> {
+          uint64_t target = std::max(s_.refs.Count(cluster), TRY(stored(cluster)));
+          if (auto gone = old.find(cluster); gone != old.end() && target >= gone->second) {
+            target -= gone->second;
+          }
+          return target;
+        }));
+    new_table_ = image_.Offset(place.table);
+    new_table_clusters_ = static_cast<uint32_t>(place.table_clusters);
     return {};
   }
 

@@ -2,7 +2,7 @@
 // of the header's first sector: before it the image has the old size, after it the new one. What an
 // interrupted shrink leaves past the end is dropped by the next grow before it could be seen.
 //
-// Bitmaps follow the disk: qcow2_bitmaps.cc.
+// Bitmaps follow the disk: qcow2_bitmap_resize.cc.
 //
 // What a longer parent holds past the old end would show in the new part. Only the chain knows how
 // long the parent is; GrowOver is told by it, and writes the entries that hide that part before the
@@ -11,6 +11,7 @@
 #include <mutex>
 #include <utility>
 
+#include "formats/qcow2/qcow2_bitmaps.h"
 #include "formats/qcow2/qcow2_layer.h"
 #include "io/buffer.h"
 
@@ -44,14 +45,14 @@ Result<> Qcow2Layer::ResizeTo(uint64_t size, Preallocation preallocation, Range 
     return Fail(Code::kUnsupported,
                 "a version 2 image with snapshots, which have no size of theirs");
   }
-  TRY(CheckBitmapsCanGrow(size));
+  TRY(bitmaps_->CheckCanGrow(size));
   if (size < info_.size && preallocation != Preallocation::kOff) {
     return Fail(Code::kUnsupported, "preallocation when shrinking");
   }
   if (size == info_.size) return {};
   const uint64_t old_size = info_.size;
-  // Before BeginWriting, which marks the enabled ones for good.
-  std::vector<size_t> bitmaps = TRY(MarkBitmapsInUse(/*all=*/true));
+  TRY(bitmaps_->StopTracking());
+  const std::vector<size_t> bitmaps = TRY(bitmaps_->MarkAllInUse());
   TRY(BeginWriting());
   TRY(Flush());
   if (size > old_size) {
@@ -59,7 +60,7 @@ Result<> Qcow2Layer::ResizeTo(uint64_t size, Preallocation preallocation, Range 
   } else {
     TRY(Shrink(size));
   }
-  return ResizeBitmaps(bitmaps, old_size);
+  return bitmaps_->Resize(bitmaps, old_size);
 }
 
 Result<> Qcow2Layer::Grow(uint64_t size, Preallocation preallocation, Range hidden) {

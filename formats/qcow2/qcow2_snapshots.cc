@@ -6,6 +6,8 @@
 #include <mutex>
 #include <utility>
 
+#include "formats/qcow2/qcow2_bitmaps.h"
+
 namespace platter::qcow2 {
 
 namespace {
@@ -66,13 +68,15 @@ Result<> Qcow2Snapshots::Create(const std::string& name) {
 
 Result<> Qcow2Snapshots::Apply(const std::string& wanted) {
   const Snapshot& snapshot = layer_.snapshots_[TRY(Find(wanted))];
-  if (!layer_.bitmaps_.empty() && snapshot.info.disk_size != layer_.info_.size) {
+  if (!layer_.bitmaps_->list().empty() && snapshot.info.disk_size != layer_.info_.size) {
     return Fail(Code::kUnsupported,
                 "it has {} bytes, the disk {}, and the image has bitmaps: "
                 "remove them first",
                 snapshot.info.disk_size, layer_.info_.size);
   }
   TRY(layer_.BeginWriting());
+  // All of the disk may read otherwise from then on.
+  TRY(layer_.bitmaps_->Mark({0, layer_.info_.size}));
   TRY(Begin());
   const EntryTable theirs = TRY(LoadL1(snapshot));
   TRY(ShareTree(theirs));

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "formats/qcow2/qcow2_bitmaps.h"
 #include "formats/qcow2/qcow2_reservation.h"
 
 namespace platter::qcow2 {
@@ -40,6 +41,7 @@ Result<std::unique_ptr<Reservation>> Qcow2Layer::Reserve(Range want) {
     planned = Plan(*reservation, want);
   }
   TRY(Named(std::move(planned)));
+  TRY(Named(bitmaps_->Mark(reservation->range_)));
   return std::unique_ptr<Reservation>(std::move(reservation));
 }
 

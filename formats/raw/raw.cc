@@ -4,6 +4,7 @@
 
 #include "base/bytes.h"
 #include "formats/options.h"
+#include "formats/preallocate.h"
 #include "formats/raw/raw_layer.h"
 #include "io/block_store.h"
 #include "io/window_store.h"
@@ -81,7 +82,7 @@ Result<> CreateRaw(Store& store, const CreateOptions& options) {
   }
   TRY(store.Resize(0));
   TRY(store.Resize(options.size));
-  TRY(PreallocateRaw(store, {0, options.size}, preallocation));
+  TRY(PreallocateBytes(store, {0, options.size}, preallocation));
   return store.Sync();
 }
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "base/check.h"
-#include "io/buffer.h"
+#include "formats/preallocate.h"
 #include "io/in_place.h"
 
 namespace platter {
@@ -109,33 +109,16 @@ Result<Range> RawLayer::Discard(Range want, Kind leave) {
 Result<> RawLayer::Resize(uint64_t size, Preallocation preallocation) {
   if (size > INT64_MAX) return Fail(Code::kOutOfRange, "a disk of {} bytes is over 8 EiB", size);
   uint64_t old_size = info_.size;
-  // Before anything changes: it is going to be refused.
-  if (preallocation == Preallocation::kMetadata) TRY(PreallocateRaw(*store_, {}, preallocation));
+  if (preallocation == Preallocation::kMetadata) {
+    return Fail(Code::kUnsupported,
+                "raw has no metadata to preallocate; falloc and full are there");
+  }
   TRY(store_->Resize(size));
   info_.size = size;
   if (size > old_size) {
-    TRY(PreallocateRaw(*store_, Range::FromTo(old_size, size), preallocation));
+    TRY(PreallocateBytes(*store_, Range::FromTo(old_size, size), preallocation));
   }
   return store_->Sync();
-}
-
-Result<> PreallocateRaw(Store& store, Range range, Preallocation preallocation) {
-  switch (preallocation) {
-    case Preallocation::kOff: return {};
-    case Preallocation::kMetadata:
-      return Fail(Code::kUnsupported,
-                  "raw has no metadata to preallocate; falloc and full are there");
-    case Preallocation::kFalloc: return range.empty() ? Result<>{} : store.Allocate(range);
-    case Preallocation::kFull: break;
-  }
-  Buffer zeros(kMiB);
-  std::ranges::fill(zeros.bytes(), std::byte{0});
-  while (!range.empty()) {
-    uint64_t length = std::min<uint64_t>(range.length, zeros.size());
-    TRY(store.Write(range.offset, zeros.bytes().first(length)));
-    range = Range::FromTo(range.offset + length, range.end());
-  }
-  return {};
 }
 
 }  // namespace platter

@@ -55,7 +55,4 @@ class RawLayer final : public Layer, private Resizer {
   Info info_;
 };
 
-// Allocates `range` of a raw store, which reads as zeros, as `preallocation` says.
-Result<> PreallocateRaw(Store& store, Range range, Preallocation preallocation);
-
 }  // namespace platter

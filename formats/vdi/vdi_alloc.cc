@@ -20,9 +20,7 @@ Result<> Allocator::Open(const Header& header) {
   stride_ = header.stride();
   const uint64_t size = TRY(file_.Size());
   file_size_ = size;
-  // One that the file holds in part is made whole below.
-  const uint64_t blocks = size <= data_offset_ ? 0 : DivideUp(size - data_offset_, stride_);
-  const uint64_t most = std::min<uint64_t>(blocks, kDiscarded);
+  const uint64_t most = std::min<uint64_t>(header.BlocksInFile(size), kDiscarded);
   if (most > kMostBlocks) {
     return Fail(Code::kUnsupported, "{} host blocks of {} bytes are too many to write to", most,
                 header.block_size);
@@ -33,10 +31,12 @@ Result<> Allocator::Open(const Header& header) {
     for (size_t i = 0; i < entries.size(); ++i) {
       const uint32_t entry = entries[i];
       if (!IsHostBlock(entry)) continue;
+      // One that the file holds in part as well: when the file grows, zeros would stand for what
+      // was cut off.
       if (entry >= most) {
         return Fail(Code::kCorrupt,
-                    "block {} is in host block {}, past the end of the file ({:#x}): check can "
-                    "repair that",
+                    "block {} is in host block {}, which reaches past the end of the file ({:#x}): "
+                    "check can repair that",
                     first + i, entry, size);
       }
       if (!used.Insert(entry)) {
@@ -51,12 +51,12 @@ Result<> Allocator::Open(const Header& header) {
   }));
   // What the header counts beyond may be known to somebody else as taken; it holds nothing.
   end_ = end;
-  untouched_ = most;
+  untouched_ = size <= data_offset_ ? 0 : DivideUp(size - data_offset_, stride_);
   used.EachGap(end, [&](uint32_t first, uint32_t count) {
     free_.emplace(first, count);
     return free_.size() < kMostFreeRuns;
   });
-  return EndOf(end) > size ? CoverLocked(end) : Result<>();
+  return {};
 }
 
 // The file reaches to the end of `blocks` host blocks.

@@ -29,7 +29,7 @@ class Allocator {
   Allocator(Store& file, PinSet& pins) : file_(file), pins_(pins) {}
 
   // Reads the whole map: once, first. kCorrupt if two entries name one block, or one names what the
-  // file does not hold: such an image is not to be written to.
+  // file does not hold whole: such an image is not to be written to.
   Result<> Open(const Header& header);
 
   // At least one and at most `most` blocks in a row; the file covers them.

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "formats/options.h"
-#include "io/buffer.h"
+#include "formats/preallocate.h"
 
 namespace platter::vdi {
 namespace {
@@ -44,27 +44,6 @@ Result<> PlanType(const CreateOptions& options, Plan& plan) {
   plan.header.type = fixed            ? ImageType::kFixed
                      : options.parent ? ImageType::kDifferencing
                                       : ImageType::kDynamic;
-  return {};
-}
-
-// VDI knows a parent by its ids, which only the parent itself can tell.
-Result<> PlanParent(const CreateOptions& options, Header& header) {
-  if (!options.parent) return {};
-  if (!options.parent_file) {
-    return Fail(Code::kUnsupported,
-                "a VDI image records its parent's id: the parent has to be opened");
-  }
-  const Info& parent = options.parent_file->info;
-  if (parent.format != "vdi") {
-    return Fail(Code::kUnsupported, "a VDI image can have no parent but in VDI; this one is {}",
-                parent.format);
-  }
-  auto id = FromGuidText(parent.identity.id), version = FromGuidText(parent.identity.version);
-  if (!id || !version) {
-    return Fail(Code::kUnsupported, "the parent has no UUIDs by which it could be known");
-  }
-  header.parent_id = *id;
-  header.parent_modification = *version;
   return {};
 }
 
@@ -107,7 +86,7 @@ Result<Plan> PlanImage(const CreateOptions& options) {
   Plan plan;
   Header& header = plan.header;
   TRY(PlanType(options, plan));
-  TRY(PlanParent(options, header));
+  if (options.parent) TRY(NameParent(options.parent_file, header));
   TRY(PlanBlocks(options, header));
   header.creator = "<<< Platter VirtualBox Disk Image >>>\n";
   header.has_logical_geometry = true;
@@ -147,26 +126,33 @@ Result<> WriteMap(Store& store, const Plan& plan) {
   return {};
 }
 
-Result<> PreallocateData(Store& store, const Plan& plan) {
-  const Range data = Range::FromTo(plan.header.data_offset, plan.FileSize(plan.header.allocated));
-  if (data.empty()) return {};
-  if (plan.preallocation == Preallocation::kFalloc) return store.Allocate(data);
-  if (plan.preallocation != Preallocation::kFull) return {};
-  Buffer zeros(kPiece);
-  std::memset(zeros.data(), 0, zeros.size());
-  for (uint64_t at = data.offset; at < data.end(); at += kPiece) {
-    TRY(store.Write(at, ConstBytes(zeros.bytes()).first(std::min(kPiece, data.end() - at))));
+}  // namespace
+
+Result<> NameParent(const std::optional<ParentFile>& file, Header& header) {
+  if (!file) {
+    return Fail(Code::kUnsupported,
+                "a VDI image records its parent's id: the parent has to be opened");
   }
+  const Info& parent = file->info;
+  if (parent.format != "vdi") {
+    return Fail(Code::kUnsupported, "a VDI image can have no parent but in VDI; this one is {}",
+                parent.format);
+  }
+  auto id = FromGuidText(parent.identity.id), version = FromGuidText(parent.identity.version);
+  if (!id || !version) {
+    return Fail(Code::kUnsupported, "the parent has no UUIDs by which it could be known");
+  }
+  header.parent_id = *id;
+  header.parent_modification = *version;
   return {};
 }
-
-}  // namespace
 
 Result<> CreateVdi(Store& store, const CreateOptions& options) {
   const Plan plan = TRY(PlanImage(options));
   TRY(Empty(store, plan));
   TRY(WriteMap(store, plan));
-  TRY(PreallocateData(store, plan));
+  const Range data = Range::FromTo(plan.header.data_offset, plan.FileSize(plan.header.allocated));
+  TRY(PreallocateBytes(store, data, plan.preallocation));
   TRY(store.Sync());
   TRY(store.Write(0, ConstBytes(BuildHeader(plan.header))));
   return store.Sync();

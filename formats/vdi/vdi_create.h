@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "base/range.h"
@@ -21,6 +22,9 @@ inline constexpr OptionHelp kCreateOptions[] = {
 
 // Writes a new image. What a crash leaves is no image: the header is written last.
 Result<> CreateVdi(Store& store, const CreateOptions& options);
+
+// VDI knows a parent by its ids, which only the parent itself can tell.
+Result<> NameParent(const std::optional<ParentFile>& file, Header& header);
 
 Result<MeasureResult> MeasureVdi(const CreateOptions& options, uint64_t allocated_bytes,
                                  std::span<const Range> data);

@@ -5,6 +5,7 @@
 #include "formats/vdi/vdi_create.h"
 #include "formats/vdi/vdi_disk.h"
 #include "formats/vdi/vdi_layer.h"
+#include "formats/vdi/vdi_set_parent.h"
 
 namespace platter {
 namespace {
@@ -24,6 +25,7 @@ constinit const Format kVdiFormat = {
     .create = vdi::CreateVdi,
     .check = vdi::CheckVdi,
     .measure = vdi::MeasureVdi,
+    .set_parent = vdi::SetVdiParent,
 };
 
 }  // namespace platter

@@ -191,6 +191,8 @@ TEST(VdiImage, DataPastTheEndIsAnError) {
   ASSERT_FALSE(past.has_value());
   EXPECT_THAT(past.error().text(), HasSubstr("block 0 is in host block 1"));
   EXPECT_EQ(past.error().code(), Code::kCorrupt);
+  // Written, it would become longer, and zeros would stand for what is missing.
+  EXPECT_THAT(ErrorOf(image, true), HasSubstr("reaches past the end of the file"));
 
   image = Simple();
   image.map[0] = 0x80000000;

@@ -86,8 +86,7 @@ class VdiLayer final : public Layer, public Resizer {
   // Flushes and gives back what can be given back; errors are lost, so Flush before.
   ~VdiLayer() override;
 
-  // Once after construction, unless info_only. Writes nothing, but for the end of the last block
-  // where the file holds that in part.
+  // Once after construction, unless info_only. Writes nothing.
   Result<> Prepare();
 
   const Info& info() const override { return info_; }

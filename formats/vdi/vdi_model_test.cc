@@ -6,6 +6,7 @@
 #include "tests/model/fault.h"
 #include "tests/model/model.h"
 #include "tests/model/power_cut.h"
+#include "tests/model/resize.h"
 
 namespace platter::vdi {
 namespace {
@@ -39,6 +40,23 @@ TEST_P(VdiModel, PowerCuts) {
   for (uint64_t seed = 1; seed <= 2; ++seed) {
     ASSERT_TRUE(RunPowerCuts(SubjectOf(GetParam()), Plan{.seed = seed, .operations = 20}));
   }
+}
+
+TEST_P(VdiModel, Resizes) {
+  const uint64_t size = GetParam().size;
+  if (size > kMiB) return;
+  // Version 0 has no room for a longer map.
+  std::vector<uint64_t> sizes = {size / 2, 512, size - 100, size / 3, 0, 700};
+  if (GetParam().image.major > 0) sizes.insert(sizes.begin(), {size + 512, 5 * size, 900 * size});
+  ASSERT_TRUE(RunResizes(SubjectOf(GetParam()), sizes, {.seed = 21}));
+}
+
+TEST_P(VdiModel, ResizesAllOrNothing) {
+  const uint64_t size = GetParam().size;
+  if (size > kMiB) return;
+  std::vector<uint64_t> sizes = {size / 2, 512};
+  if (GetParam().image.major > 0) sizes.insert(sizes.end(), {size + 512, 30 * size, 900 * size});
+  ASSERT_TRUE(RunResizePowerCuts(SubjectOf(GetParam()), sizes, {.seed = 23}));
 }
 
 INSTANTIATE_TEST_SUITE_P(Configurations, VdiModel, testing::ValuesIn(Configurations()),

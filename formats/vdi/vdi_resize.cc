@@ -9,8 +9,8 @@
 #include <mutex>
 #include <utility>
 
+#include "formats/preallocate.h"
 #include "formats/vdi/vdi_layer.h"
-#include "io/buffer.h"
 
 namespace platter::vdi {
 
@@ -170,8 +170,6 @@ Result<> VdiLayer::Adopt(const Header& next) {
 
 // Host blocks for all blocks from `first` on that have none; the disk is the new one already.
 Result<> VdiLayer::Preallocate(uint32_t first, Preallocation preallocation) {
-  Buffer zeros(kPiece);
-  std::memset(zeros.data(), 0, zeros.size());
   for (uint64_t at = uint64_t{first} * header_.block_size; at < info_.size;) {
     TRY(FlushIfCrowded());
     TableCache::Ref slice = TRY(LoadSlice(at));
@@ -181,12 +179,7 @@ Result<> VdiLayer::Preallocate(uint32_t first, Preallocation preallocation) {
     for (uint32_t i = 0; i < run.count; ++i) {
       const Range host = header_.HostBlock(run.first + i);
       if (!run.zeroed) TRY(file_->Zero(host, false));
-      if (preallocation == Preallocation::kFalloc) TRY(file_->Allocate(host));
-      for (uint64_t done = 0; preallocation == Preallocation::kFull && done < host.length;
-           done += kPiece) {
-        TRY(file_->Write(host.offset + done,
-                         ConstBytes(zeros.bytes()).first(std::min(kPiece, host.length - done))));
-      }
+      TRY(PreallocateBytes(*file_, host, preallocation));
       updates.push_back({BlockOf(at) + i, run.first + i});
     }
     WriteEntries(slice, updates);

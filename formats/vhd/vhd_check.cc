@@ -61,7 +61,7 @@ class Checker {
       return fmt::format("its place at {:#x} overlaps the {} at {:#x}", start, part->what,
                          part->range.offset);
     }
-    const uint64_t limit = image_.tail.value_or(image_.file_size);
+    const uint64_t limit = image_.data_end();
     if (range.end() > limit) {
       return fmt::format("its place {:#x} to {:#x} reaches past the end of the file ({:#x})", start,
                          range.end(), limit);
@@ -80,7 +80,9 @@ class Checker {
         continue;
       }
       // A block that the file holds in part keeps what is there.
-      bool drop = Mends(CheckOptions::kAll) && !HoldsSomething(unit);
+      const bool holds = HoldsSomething(unit);
+      cut_ |= holds;
+      bool drop = Mends(CheckOptions::kAll) && !holds;
       if (drop) {
         const be32 unused(kUnused);
         TRY(store_.Write(image_.header.table_offset + unit.block * uint64_t{4}, AsBytes(unused)));
@@ -97,7 +99,7 @@ class Checker {
     uint64_t start = unit.sector * kSector;
     return unit.block < image_.blocks() &&
            !FindPart(image_, UnitRange(image_, start, unit.block)) &&
-           start + image_.header.bitmap_size() < image_.tail.value_or(image_.file_size);
+           start + image_.header.bitmap_size() < image_.data_end();
   }
 
   void CheckOverlap(const Survey::Unit& before, const Survey::Unit& unit) {
@@ -152,7 +154,8 @@ class Checker {
       uint64_t end = UnitRange(image_, unit.sector * kSector, unit.block).end();
       used_end_ = std::max(used_end_, end);
     }
-    const uint64_t limit = image_.tail.value_or(image_.file_size);
+    const uint64_t limit = image_.data_end();
+    if (cut_) used_end_ = limit;
     const uint64_t unused = limit > used_end_ ? limit - used_end_ : 0;
     if (image_.tail && unused < image_.header.unit()) {
       used_end_ = limit;
@@ -162,7 +165,8 @@ class Checker {
     const bool device = store_.caps().block_device;
     const bool damaged = !image_.tail && !device && TRY(LooksLikeFooter());
     if (device && !damaged) return {};
-    bool mend = Mends(damaged ? CheckOptions::kAll : CheckOptions::kLeaks);
+    // Behind a block that is cut, a footer would say that nothing is missing.
+    bool mend = !cut_ && Mends(damaged ? CheckOptions::kAll : CheckOptions::kLeaks);
     if (mend) TRY(PutFooter());
     if (damaged) {
       report_.Add(kCorruption, "footer at the end of the file: its checksum is wrong", mend);
@@ -196,6 +200,7 @@ class Checker {
   Image image_;
   const CheckOptions::Repair mode_;
   uint64_t used_end_ = 0;  // bytes: of the last used part of the file
+  bool cut_ = false;       // the file ends inside a block
   CheckReport report_;
 };
 

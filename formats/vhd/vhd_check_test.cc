@@ -93,9 +93,32 @@ TEST_F(VhdCheck, EntriesThatNameNoPlace) {
 
 TEST_F(VhdCheck, ABlockThatIsHalfThereIsKept) {
   ASSERT_TRUE(store_.Resize(Size() - kBlock / 2));
-  CheckReport report = Check(CheckOptions::kAll);
-  EXPECT_EQ(report.corruptions, 1u);
-  EXPECT_NE(Entry(3), kUnused);
+  const std::vector<std::byte> before = store_.Contents();
+  for (auto repair : {CheckOptions::kLeaks, CheckOptions::kAll}) {
+    CheckReport report = Check(repair);
+    EXPECT_EQ(report.corruptions, 1u);
+    EXPECT_EQ(report.leaks_fixed, 0u);
+    EXPECT_EQ(store_.Contents(), before) << "what is left of block 3 is still there";
+  }
+  auto layer = OpenImage(store_);
+  std::vector<std::byte> bytes(kBlock);
+  EXPECT_TRUE(Read(**layer, 3 * kBlock, Bytes(bytes).first(kBlock / 4)));
+  EXPECT_FALSE(Read(**layer, 3 * kBlock, Bytes(bytes)));
+  auto written = Write(**layer, 0, ConstBytes(bytes));
+  ASSERT_FALSE(written) << "the rest of block 3 would read as zeros";
+  EXPECT_THAT(written.error().text(), HasSubstr("block 3: its place"));
+}
+
+TEST_F(VhdCheck, AFooterIsNoGuestData) {
+  std::vector<std::byte> footer(kSector);
+  ASSERT_TRUE(store_.Read(Size() - kSector, Bytes(footer)));
+  ASSERT_TRUE(store_.Write(Size() - 2 * kSector, ConstBytes(footer)));
+  ASSERT_TRUE(store_.Resize(Size() - kSector));
+  auto layer = OpenImage(store_, false);
+  std::vector<std::byte> bytes(kBlock);
+  EXPECT_TRUE(Read(**layer, 3 * kBlock, Bytes(bytes).first(kBlock - kSector)));
+  EXPECT_FALSE(Read(**layer, 3 * kBlock, Bytes(bytes)));
+  EXPECT_EQ(Check(CheckOptions::kAll).corruptions, 1u);
 }
 
 TEST_F(VhdCheck, OverlapsNameBothOwnersAndStay) {

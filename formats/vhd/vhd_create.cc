@@ -11,9 +11,10 @@
 #include <optional>
 #include <vector>
 
-#include "formats/foreign_names.h"
 #include "formats/options.h"
+#include "formats/preallocate.h"
 #include "formats/vhd/vhd_fixed.h"
+#include "formats/vhd/vhd_parent.h"
 
 namespace platter::vhd {
 namespace {
@@ -92,62 +93,6 @@ Footer NewFooter(const CreateOptions& options, const Plan& plan) {
   return footer;
 }
 
-// A path to the parent, and what it is called in the header.
-struct NewLocator {
-  std::string_view code;
-  std::vector<std::byte> data;
-};
-
-std::string UrlOf(const std::string& relative) {
-  std::string url = relative.starts_with("../") ? "file://" : "file://./";
-  for (char c : relative) {
-    if (c == '%' || static_cast<unsigned char>(c) <= ' ') {
-      url += fmt::format("%{:02X}", static_cast<unsigned char>(c));
-    } else {
-      url += c;
-    }
-  }
-  return url;
-}
-
-// Relative paths only: they stay right when the folder moves.
-std::vector<NewLocator> LocatorsTo(const ParentFile& parent) {
-  std::vector<std::byte> windows = ToUtf16(ToWindowsPath(parent.relative), std::endian::little);
-  std::string url = UrlOf(parent.relative);
-  ConstBytes mac = AsBytes(std::string_view(url));
-  return {{"W2ru", windows}, {"W2ku", windows}, {"MacX", {mac.begin(), mac.end()}}};
-}
-
-ImageId IdFromText(std::string_view text) {
-  ImageId id{};
-  size_t digits = 0;
-  for (char c : text) {
-    if (c == '-' || digits == 32) continue;
-    auto value = static_cast<uint8_t>(c <= '9' ? c - '0' : c - 'a' + 10);
-    id[digits / 2] |= static_cast<std::byte>(digits % 2 == 0 ? value << 4 : value);
-    ++digits;
-  }
-  return id;
-}
-
-Result<> CheckParent(const CreateOptions& options) {
-  if (!options.parent_file) {
-    return Fail(Code::kRefused,
-                "a VHD records its parent's id, so the parent has to be there and be opened");
-  }
-  const Info& parent = options.parent_file->info;
-  if (parent.format != "vpc") {
-    return Fail(Code::kUnsupported, "the parent of a VHD is a VHD, and '{}' is {}",
-                Printable(options.parent->name), parent.format);
-  }
-  if (parent.identity.id.empty()) {
-    return Fail(Code::kUnsupported,
-                "the parent '{}' has no id (all zeros), so no child can name it",
-                Printable(options.parent->name));
-  }
-  return {};
-}
-
 class Creation {
  public:
   Creation(Store& store, const CreateOptions& options, const Plan& plan)
@@ -156,9 +101,7 @@ class Creation {
   Result<> Fixed() {
     const DiskFooter footer = EncodeFooter(footer_);
     TRY(Empty(plan_.size, plan_.size + kSector));
-    if (plan_.preallocation != Preallocation::kOff) {
-      TRY(PreallocateData(store_, {0, plan_.size}, plan_.preallocation));
-    }
+    TRY(PreallocateBytes(store_, {0, plan_.size}, plan_.preallocation));
     TRY(store_.Sync());
     TRY(store_.Write(plan_.size, AsBytes(footer)));
     return store_.Sync();
@@ -168,16 +111,13 @@ class Creation {
     Header header{.table_offset = kTableAt,
                   .table_entries = static_cast<uint32_t>(plan_.blocks()),
                   .block_size = plan_.block_size};
-    std::vector<NewLocator> locators;
-    if (plan_.type == DiskType::kDifferencing) {
-      TRY(CheckParent(options_));
-      locators = LocatorsTo(*options_.parent_file);
-    }
+    std::optional<ParentRecord> parent;
+    if (plan_.type == DiskType::kDifferencing) parent = TRY(RecordOf(options_.parent_file));
     uint64_t end = header.table().end();
-    for (const NewLocator& locator : locators) end += RoundUp(locator.data.size(), kSector);
+    if (parent) end += parent->bytes();
     TRY(Empty(end, end + kSector));
     TRY(WriteTable(header.table()));
-    TRY(WriteHeader(header, locators));
+    TRY(WriteHeader(header, parent));
     TRY(store_.Sync());
     const DiskFooter footer = EncodeFooter(footer_);
     TRY(store_.Write(0, AsBytes(footer)));
@@ -214,7 +154,7 @@ class Creation {
     return {};
   }
 
-  Result<> WriteHeader(const Header& header, std::span<const NewLocator> locators) {
+  Result<> WriteHeader(const Header& header, const std::optional<ParentRecord>& parent) {
     DiskHeader disk{};
     std::copy_n(kHeaderCookie, sizeof disk.cookie, disk.cookie);
     disk.data_offset = kNoOffset;
@@ -222,37 +162,9 @@ class Creation {
     disk.version = kVersion;
     disk.table_entries = header.table_entries;
     disk.block_size = header.block_size;
-    if (!locators.empty()) TRY(DescribeParent(disk, header.table().end(), locators));
+    if (parent) TRY(parent->Write(store_, header.table().end(), disk));
     SealHeader(disk);
     return store_.Write(kHeaderAt, AsBytes(disk));
-  }
-
-  Result<> DescribeParent(DiskHeader& disk, uint64_t at, std::span<const NewLocator> locators) {
-    const ParentFile& parent = *options_.parent_file;
-    ImageId id = IdFromText(parent.info.identity.id);
-    std::ranges::transform(id, disk.parent_id,
-                           [](std::byte b) { return std::to_integer<uint8_t>(b); });
-    int64_t modified = std::clamp<int64_t>(parent.modified - kEpoch, 0, UINT32_MAX);
-    disk.parent_timestamp = static_cast<uint32_t>(modified);
-    std::vector<std::byte> name = ToUtf16(ForeignFileName(parent.relative), std::endian::big);
-    name.resize(std::min(name.size(), sizeof disk.parent_name - 2));
-    std::ranges::transform(name, disk.parent_name,
-                           [](std::byte b) { return std::to_integer<uint8_t>(b); });
-    for (size_t i = 0; i < locators.size(); ++i) {
-      const std::vector<std::byte>& data = locators[i].data;
-      if (data.size() > kMostLocator) {
-        return Fail(Code::kUnsupported, "the path to the parent has {} bytes, too many",
-                    data.size());
-      }
-      DiskLocator& locator = disk.locators[i];
-      locators[i].code.copy(locator.code, sizeof locator.code);
-      locator.space = static_cast<uint32_t>(RoundUp(data.size(), kSector));
-      locator.length = static_cast<uint32_t>(data.size());
-      locator.offset = at;
-      TRY(store_.Write(at, ConstBytes(data)));
-      at += locator.space;
-    }
-    return {};
   }
 
   Store& store_;

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "base/check.h"
+#include "formats/preallocate.h"
 #include "formats/vhd/vhd_create.h"
-#include "io/buffer.h"
 #include "io/extent_list.h"
 #include "io/in_place.h"
 
@@ -73,47 +73,38 @@ Result<Range> FixedVhd::Discard(Range want, Kind leave) {
   return want;
 }
 
-// The new footer first: from its Sync on the disk has its new size, until then its old one. Growing
-// zeroes the old footer after that, so a crash in between leaves its 512 bytes in what was added.
+// The last footer of the file counts, and decides in one step: cutting the file off behind the new
+// one makes the disk smaller. A file that becomes longer first ends with a footer that still says
+// the old size, until what is between reads as zeros. (Where a file system makes a file longer
+// before it has what was appended, a crash leaves no footer at all; none that we know does.)
 Result<> FixedVhd::Resize(uint64_t size, Preallocation preallocation) {
   if (preallocation == Preallocation::kMetadata) {
     return Fail(Code::kUnsupported, "a fixed VHD has no metadata to preallocate");
   }
   size = RoundUp(size, kSector);
   TRY(CheckSize(size));
-  const uint64_t old = info_.size;
+  const uint64_t old = info_.size, end = TRY(store_->Size());
   Footer footer = footer_;
   footer.current_size = size;
   footer.geometry = GeometryOf(size);
   MarkExact(footer);
-  const DiskFooter disk = EncodeFooter(footer);
-  TRY(store_->Write(size, AsBytes(disk)));
+  const DiskFooter before = EncodeFooter(footer_), after = EncodeFooter(footer);
+  if (size + kSector > end) {
+    TRY(store_->Write(size, AsBytes(before)));
+    TRY(store_->Sync());
+  }
+  if (size > old) {
+    const Range added = Range::FromTo(old, size);
+    TRY(store_->Zero(added.Intersect({0, end}), /*may_unmap=*/false));
+    TRY(PreallocateBytes(*store_, added, preallocation));
+    TRY(store_->Sync());
+  }
+  TRY(store_->Write(size, AsBytes(after)));
   TRY(store_->Sync());
   TRY(store_->Resize(size + kSector));
-  if (size > old) {
-    Range added = Range::FromTo(old, size);
-    TRY(store_->Zero(added.Intersect({old, 2 * kSector}), /*may_unmap=*/false));
-    if (preallocation != Preallocation::kOff) {
-      TRY(PreallocateData(*store_, added, preallocation));
-    }
-  }
   footer_ = std::move(footer);
   info_.size = size;
   return store_->Sync();
-}
-
-Result<> PreallocateData(Store& store, Range range, Preallocation preallocation) {
-  if (preallocation == Preallocation::kFalloc) {
-    return range.empty() ? Result<>{} : store.Allocate(range);
-  }
-  Buffer zeros(kMiB);
-  std::ranges::fill(zeros.bytes(), std::byte{0});
-  while (!range.empty()) {
-    uint64_t length = std::min<uint64_t>(range.length, zeros.size());
-    TRY(store.Write(range.offset, zeros.bytes().first(length)));
-    range = Range::FromTo(range.offset + length, range.end());
-  }
-  return {};
 }
 
 }  // namespace platter::vhd

@@ -36,7 +36,4 @@ class FixedVhd final : public Layer, private Resizer {
   Info info_;
 };
 
-// Makes `range` of a store, which reads as zeros, as allocated as kFalloc or kFull say.
-Result<> PreallocateData(Store& store, Range range, Preallocation preallocation);
-
 }  // namespace platter::vhd

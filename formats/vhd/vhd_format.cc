@@ -4,6 +4,7 @@
 #include "formats/vhd/vhd_create.h"
 #include "formats/vhd/vhd_layer.h"
 #include "formats/vhd/vhd_parse.h"
+#include "formats/vhd/vhd_set_parent.h"
 
 namespace platter {
 namespace {
@@ -27,6 +28,7 @@ constinit const Format kVhdFormat = {
     .create = vhd::CreateVhd,
     .check = vhd::CheckVhd,
     .measure = vhd::MeasureVhd,
+    .set_parent = vhd::SetVhdParent,
 };
 
 }  // namespace platter

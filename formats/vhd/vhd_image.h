@@ -35,6 +35,8 @@ struct Image {
   bool copy_good = false;         // the copy at the start is the same
   uint64_t file_size = 0;         // bytes
 
+  // Blocks end here: bytes in front of the footer at the end.
+  uint64_t data_end() const { return tail.value_or(file_size); }
   bool differencing() const { return footer.type == DiskType::kDifferencing; }
   uint64_t blocks() const { return DivideUp(size, header.block_size); }
   // Bytes of the disk that block `index` holds. The table may have room for more blocks than the

@@ -36,7 +36,7 @@ VhdLayer::VhdLayer(std::unique_ptr<Store> store, Image image, Info info)
       name_(fmt::format("vpc '{}'", store_->name())),
       image_(std::move(image)),
       info_(std::move(info)),
-      end_(image_.file_size),
+      end_(image_.data_end()),
       allocator_(*store_, pins_, image_.header.bitmap_size(), image_.header.unit()),
       slice_bytes_(SliceBytes(image_.header)),
       table_(MakeTableCache(*store_, image_.header)),
@@ -102,13 +102,21 @@ Result<> VhdLayer::BeginWriting() {
 // Under flush_mutex_.
 Result<> VhdLayer::BeginWritingLocked() {
   Survey survey = TRY(ReadTable(*store_, image_));
-  uint64_t file_size = TRY(store_->Size()), end = 0;
+  const uint64_t file_size = TRY(store_->Size()), limit = image_.tail.value_or(file_size);
+  uint64_t end = 0;
   std::vector<uint64_t> starts;
   for (const Part& part : image_.parts) end = std::max(end, part.range.end());
   bool plain = true;  // nothing but blocks behind the first one
   for (const Survey::Unit& unit : survey.units) {
     uint64_t start = unit.sector * kSector;
-    TRY(CheckUnit(start, unit.block, file_size));
+    TRY(CheckUnit(start, unit.block, limit));
+    // What was cut off would read as zeros, or as the old footer, once the file is longer.
+    if (UnitRange(image_, start, unit.block).end() > limit) {
+      return Fail(Code::kCorrupt,
+                  "block {}: its place at {:#x} reaches past the end of the data ({:#x}); what is "
+                  "left can be read",
+                  unit.block, start, limit);
+    }
     if (!starts.empty() && start < starts.back() + image_.header.unit()) {
       return Fail(Code::kCorrupt,
                   "block {}: its place at {:#x} overlaps another block's at {:#x}; nothing can be "

@@ -177,7 +177,7 @@ class VhdLayer final : public Layer, private Resizer {
   Mutex flush_mutex_;     // guards durable_ and the writing of everything but data
   uint64_t durable_ = 0;  // number of the last flush that succeeded
   std::atomic<bool> writing_{false};
-  std::atomic<uint64_t> end_{0};  // bytes: of the file, as long as nothing here grows it
+  std::atomic<uint64_t> end_{0};  // bytes: blocks end here, as long as nothing here grows the file
   Allocator allocator_;
 
   Mutex map_mutex_;          // guards everything below

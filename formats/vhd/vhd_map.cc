@@ -58,8 +58,8 @@ Result<size_t> VhdLayer::MapAll(Range want, std::span<Extent> out) {
       if (!stop.past_end || asked_end || writing_) {
         return std::unexpected(std::move(*stop.failure));
       }
-      uint64_t end = TRY(store_->Size());
-      if (end > end_) end_ = end;
+      const FooterAndSize now = TRY(ReadFooter(*store_, OpenOptions{}));
+      end_ = std::max(end_.load(), now.tail.value_or(now.file_size));
       asked_end = true;
       continue;
     }

@@ -13,6 +13,7 @@
 #include "formats/foreign_names.h"
 #include "formats/new_identity.h"
 #include "formats/options.h"
+#include "formats/preallocate.h"
 #include "formats/vhdx/vhdx_disk.h"
 #include "formats/vhdx/vhdx_parse.h"
 
@@ -26,6 +27,7 @@ struct Plan {
   Metadata metadata;
   BlockState empty = BlockState::kNotPresent;  // state of a block that holds nothing
   bool fixed = false;
+  Preallocation preallocation = Preallocation::kOff;
   Range log, metadata_region, bat;
   uint64_t end = 0;  // of the file
 
@@ -47,38 +49,12 @@ Result<uint32_t> SectorOption(const CreateOptions& options, std::string_view nam
   return Fail(Code::kUnsupported, "{} {}: must be 512 or 4096", name, size);
 }
 
-Result<> PlanParent(const CreateOptions& options, Metadata& metadata) {
-  if (!options.parent_file) {
-    return Fail(Code::kUnsupported,
-                "a VHDX records which state of its parent it is made on, so the parent has to be "
-                "there (no -u)");
-  }
-  const ParentFile& parent = *options.parent_file;
-  if (parent.info.format != "vhdx") {
-    return Fail(Code::kUnsupported, "the parent of a VHDX is a VHDX; this one is {}",
-                parent.info.format);
-  }
-  metadata.has_parent = true;
-  auto windows = [](std::string path) {
-    std::ranges::replace(path, '/', '\\');
-    return path;
-  };
-  metadata.parent.entries = {
-      {"parent_linkage", "{" + parent.info.identity.version + "}"},
-      {"relative_path", ToWindowsPath(parent.relative)},
-      {"absolute_win32_path", windows(parent.path)},
-  };
-  for (const auto& [key, value] : metadata.parent.entries) {
-    if (value.size() > 16 * kKiB) return Fail(Code::kUnsupported, "the parent's name is too long");
-  }
-  return {};
-}
-
 Result<> PlanMetadata(const CreateOptions& options, Plan& plan) {
   Metadata& metadata = plan.metadata;
-  if (options.parent) TRY(PlanParent(options, metadata));
+  metadata.has_parent = options.parent.has_value();
+  if (metadata.has_parent) metadata.parent = TRY(LocatorOf(options.parent_file));
   if (plan.fixed && metadata.has_parent) {
-    return Fail(Code::kUnsupported, "subformat=fixed with a parent");
+    return Fail(Code::kUnsupported, "a fixed image holds everything itself: it has no parent");
   }
   const uint32_t sector = metadata.has_parent ? options.parent_file->info.sector : 512;
   metadata.logical_sector = TRY(SectorOption(options, "logical_sector_size", sector));
@@ -106,7 +82,14 @@ Result<> PlanMetadata(const CreateOptions& options, Plan& plan) {
 Result<Plan> MakePlan(const CreateOptions& options) {
   TRY(CheckOptionNames("vhdx", options.options, kCreateOptions));
   Plan plan;
-  plan.fixed = TRY(ChoiceOption(options.options, "subformat", {"dynamic", "fixed"})) == size_t{1};
+  auto subformat = TRY(ChoiceOption(options.options, "subformat", {"dynamic", "fixed"}));
+  plan.preallocation =
+      TRY(PreallocationOption(options.options, {Preallocation::kFalloc, Preallocation::kFull}));
+  if (plan.preallocation != Preallocation::kOff && subformat == size_t{0}) {
+    return Fail(Code::kUnsupported,
+                "preallocation: a dynamic VHDX has blocks for what it holds only");
+  }
+  plan.fixed = subformat == size_t{1} || plan.preallocation != Preallocation::kOff;
   TRY(PlanMetadata(options, plan));
   bool zero = TRY(BoolOption(options.options, "block_state_zero")).value_or(true);
   if (zero && !plan.metadata.has_parent) plan.empty = BlockState::kZero;
@@ -170,6 +153,33 @@ std::vector<std::byte> BuildIdentifier() {
 
 }  // namespace
 
+Result<ParentLocator> LocatorOf(const std::optional<ParentFile>& file) {
+  if (!file) {
+    return Fail(Code::kUnsupported,
+                "a VHDX records which state of its parent it is made on, so the parent has to be "
+                "there (no -u)");
+  }
+  if (file->info.format != "vhdx") {
+    return Fail(Code::kUnsupported, "the parent of a VHDX is a VHDX; this one is {}",
+                file->info.format);
+  }
+  auto windows = [](std::string path) {
+    std::ranges::replace(path, '/', '\\');
+    return path;
+  };
+  ParentLocator locator;
+  locator.linkages = {file->info.identity.version};
+  locator.entries = {
+      {"parent_linkage", "{" + file->info.identity.version + "}"},
+      {"relative_path", ToWindowsPath(file->relative)},
+      {"absolute_win32_path", windows(file->path)},
+  };
+  for (const auto& [key, value] : locator.entries) {
+    if (value.size() > 16 * kKiB) return Fail(Code::kUnsupported, "the parent's name is too long");
+  }
+  return locator;
+}
+
 Result<> CreateVhdx(Store& store, const CreateOptions& options) {
   const Plan plan = TRY(MakePlan(options));
   TRY(Empty(store, plan));
@@ -180,6 +190,7 @@ Result<> CreateVhdx(Store& store, const CreateOptions& options) {
   }
   TRY(store.Write(plan.metadata_region.offset, ConstBytes(BuildMetadata(plan.metadata))));
   TRY(WriteBat(store, plan));
+  TRY(PreallocateBytes(store, Range::FromTo(plan.data(), plan.end), plan.preallocation));
   Header header;
   header.file_write = MakeImageId(options, "file write");
   header.data_write = MakeImageId(options, "data write");

@@ -55,7 +55,6 @@ Result<Range> VhdxLayer::DiscardPart(Range part, Kind leave) {
 
 // `part`: whole blocks.
 Result<Range> VhdxLayer::DiscardBlocks(Range part, Kind leave) {
-  Claim claim = TRY(ClaimPages(PagesFor(part)));
   sched::Yield("discard");
   auto guard = ranges_.Lock(part.Outward(block_size()));
   const BatEntry wanted{leave == Kind::kParent ? BlockState::kNotPresent : BlockState::kZero, 0};
@@ -73,7 +72,7 @@ Result<Range> VhdxLayer::DiscardBlocks(Range part, Kind leave) {
   const uint64_t entry =
       image_.regions.bat.offset + image_.metadata.PayloadIndex(part.offset / block_size()) * 8;
   slices.push_back(TRY(tables_.Get(SliceOf(entry))));
-  uint64_t generation = Apply(updates);
+  uint64_t generation = TRY(Apply(updates));
   for (const Update& update : updates) space_.Retire(update.old, generation, /*punch=*/true);
   return part;
 }

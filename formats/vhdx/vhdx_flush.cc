@@ -17,32 +17,23 @@ Result<> VhdxLayer::Flush() {
   return Named(FlushLocked());
 }
 
-VhdxLayer::Claim::~Claim() {
-  if (pages_ == 0) return;
-  std::lock_guard lock(layer_->map_mutex_);
-  layer_->pages_claimed_ -= pages_;
-  layer_->claims_changed_.NotifyAll();
+// Whether so many more pages fit in one entry of the log. Those that a flush has taken come back
+// if it fails. Under map_mutex_.
+bool VhdxLayer::HasRoomLocked(uint64_t pages) const {
+  return dirty_pages_.size() + pages_out_ + pages <= journal_.capacity();
 }
 
-// Waits, or flushes, until so many more pages fit in one entry of the log. Without any lock and
-// without a claim: those who have one can go on, and end it.
-Result<VhdxLayer::Claim> VhdxLayer::ClaimPages(uint64_t pages) {
-  const uint64_t most = journal_.capacity();
-  CHECK(pages <= most);
-  while (true) {
-    {
-      std::unique_lock lock(map_mutex_);
-      auto fits = [&] { return dirty_pages_.size() + pages_out_ + pages_claimed_ + pages <= most; };
-      // What is dirty goes by flushing; what is claimed only by waiting.
-      claims_changed_.Wait(lock, [&] { return fits() || !dirty_pages_.empty() || pages_out_ > 0; });
-      if (fits()) {
-        pages_claimed_ += pages;
-        return Claim(*this, pages);
-      }
-    }
-    std::lock_guard flush(flush_mutex_);
-    TRY(FlushLocked());
-  }
+// Flushes where they do not fit. No lock is held but ranges.
+Result<> VhdxLayer::MakeRoom(uint64_t pages) {
+  CHECK(pages <= journal_.capacity());
+  auto has_room = [&] {
+    std::lock_guard lock(map_mutex_);
+    return HasRoomLocked(pages);
+  };
+  if (has_room()) return {};
+  std::lock_guard flush(flush_mutex_);
+  // Somebody may have done it while we waited.
+  return has_room() ? Result<>() : FlushLocked();
 }
 
 // Copies of everything that is dirty.
@@ -80,7 +71,6 @@ Result<> VhdxLayer::FlushLocked(std::vector<LogPage> more) {
       tables_.PutBack(batch.pieces);
       dirty_pages_.merge(batch.offsets);
     }
-    claims_changed_.NotifyAll();
   }
   TRY(std::move(written));
   durable_ = batch.generation;

@@ -4,6 +4,7 @@
 #include "formats/vhdx/vhdx_create.h"
 #include "formats/vhdx/vhdx_layer.h"
 #include "formats/vhdx/vhdx_parse.h"
+#include "formats/vhdx/vhdx_set_parent.h"
 
 namespace platter {
 namespace {
@@ -22,6 +23,7 @@ constinit const Format kVhdxFormat = {
     .create = vhdx::CreateVhdx,
     .check = vhdx::CheckVhdx,
     .measure = vhdx::MeasureVhdx,
+    .set_parent = vhdx::SetVhdxParent,
 };
 
 }  // namespace platter

@@ -61,6 +61,51 @@ TEST(VhdxImage, StaysAsItWasUntilItIsChanged) {
   EXPECT_TRUE(store.Contents() == before);
 }
 
+// 4 MiB behind its beginning the place would be that of block 0.
+TEST(VhdxImage, APlaceNearTheEndOfAllPlacesDoesNotWrap) {
+  MemoryStore store;
+  Make(store, 32 * kMiB, {{"block_size", "8M"}});
+  Put(*Open(store), 0, 8 * kMiB, 7);
+  const uint64_t entry = Look(store).regions.bat.offset + 8;
+  ASSERT_TRUE(store.Write(
+      entry, AsBytes(le64(EncodeEntry({BlockState::kFullyPresent, uint64_t{0} - kMiB})))));
+  auto layer = Open(store, false);
+  std::vector<std::byte> bytes(4096);
+  for (uint64_t at = 0; at < 8 * kMiB; at += kMiB) {
+    EXPECT_FALSE(Read(*layer, 8 * kMiB + at, Bytes(bytes))) << at;
+  }
+}
+
+// More than the pages of one entry of the log would be enough for, each with pages of its own.
+TEST(VhdxImage, AThreadMayHoldManyReservations) {
+  constexpr uint64_t kBlocks = 300, kSize = kBlocks * kMiB;
+  for (bool parent : {false, true}) {
+    MemoryStore store;
+    Make(store, kSize, {{"block_size", "1M"}, {"log_size", "1M"}}, parent);
+    {
+      auto layer = Open(store);
+      std::vector<std::unique_ptr<Reservation>> held;
+      for (uint64_t block = 0; block < kBlocks; ++block) {
+        auto reservation = layer->Reserve({block * kMiB, 4096});
+        ASSERT_TRUE(reservation) << reservation.error().text();
+        for (const Extent& extent : (*reservation)->target()) {
+          const auto bytes = Filled(extent.host.length, static_cast<uint8_t>(block % 250 + 1));
+          ASSERT_TRUE(extent.store->Write(extent.host.offset, ConstBytes(bytes)));
+        }
+        held.push_back(std::move(*reservation));
+      }
+      for (auto& reservation : held) ASSERT_TRUE(reservation->Publish());
+      held.clear();
+      ASSERT_TRUE(layer->Flush());
+    }
+    EXPECT_TRUE(*IsSound(store));
+    auto layer = Open(store, false);
+    for (uint64_t block = 0; block < kBlocks; ++block) {
+      ASSERT_EQ(ByteAt(*layer, block * kMiB + 4095), static_cast<std::byte>(block % 250 + 1));
+    }
+  }
+}
+
 TEST(VhdxImage, IdsChangeWithTheFirstWriteAndTheLogIsEmptyAtTheEnd) {
   MemoryStore store;
   Make(store, 3 * kMiB);
@@ -316,6 +361,26 @@ TEST(VhdxImage, SaysWhereItsParentMayBe) {
             (std::vector<std::string>{"./parent.vhdx", "/vm/parent.vhdx", "parent.vhdx"}));
 }
 
+TEST(VhdxImage, PreallocationMakesItFixed) {
+  MemoryStore store;
+  Make(store, 3 * kMiB, {{"block_size", "1M"}, {"preallocation", "full"}});
+  EXPECT_TRUE(Look(store).metadata.leave_allocated);
+  const uint64_t before = *store.Size();
+  auto run = store.FindRun(before - 3 * kMiB);
+  ASSERT_TRUE(run);
+  EXPECT_TRUE(run->data && run->length == 3 * kMiB);
+  auto layer = Open(store);
+  ASSERT_TRUE(layer->resizer()->Resize(5 * kMiB, Preallocation::kFull));
+  layer.reset();
+  EXPECT_TRUE(IsSound(store).value());
+  run = store.FindRun(before);
+  ASSERT_TRUE(run);
+  EXPECT_TRUE(run->data && run->length == 2 * kMiB);
+  Make(store, 3 * kMiB);
+  layer = Open(store);
+  EXPECT_FALSE(layer->resizer()->Resize(5 * kMiB, Preallocation::kFull));
+}
+
 TEST(VhdxImage, RefusesOptionsByName) {
   auto code = [](Options options, uint64_t size = kMiB) {
     MemoryStore store;
@@ -330,6 +395,7 @@ TEST(VhdxImage, RefusesOptionsByName) {
   EXPECT_EQ(code({{"log_size", "1000"}}), Code::kUnsupported);
   EXPECT_EQ(code({{"logical_sector_size", "1024"}}), Code::kUnsupported);
   EXPECT_EQ(code({{"subformat", "thin"}}), Code::kUnsupported);
+  EXPECT_EQ(code({{"subformat", "dynamic"}, {"preallocation", "full"}}), Code::kUnsupported);
   EXPECT_EQ(code({{"colour", "red"}}), Code::kUnsupported);
   EXPECT_EQ(code({}, 65 * kTiB), Code::kOutOfRange);
   EXPECT_EQ(code({}, 64 * kTiB), Code::kIo);  // made

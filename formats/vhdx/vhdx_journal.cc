@@ -20,7 +20,7 @@ Result<> Journal::CheckLog() const {
 
 uint64_t Journal::capacity() const {
   constexpr uint64_t kMost = 4096;  // 16 MiB, which are kept in memory
-  const uint64_t sectors = headers_.current.log.length / 2 / kLogSector;
+  const uint64_t sectors = log_length_ / 2 / kLogSector;
   constexpr uint64_t kInFirst = (kLogSector - sizeof(LogEntryDisk)) / sizeof(LogDescriptorDisk);
   constexpr uint64_t kInOthers = kLogSector / sizeof(LogDescriptorDisk);
   // One sector for the header and its descriptors, one for each 128 descriptors more.

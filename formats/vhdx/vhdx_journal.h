@@ -25,12 +25,13 @@ namespace platter::vhdx {
 class Journal {
  public:
   // Both outlive the journal.
-  Journal(Store& file, Headers& headers) : file_(file), headers_(headers) {}
+  Journal(Store& file, Headers& headers)
+      : file_(file), headers_(headers), log_length_(headers.current.log.length) {}
 
   // Whether the log is there and large enough.
   Result<> CheckLog() const;
 
-  // The most pages that one Commit takes.
+  // The most pages that one Commit takes. Any thread.
   uint64_t capacity() const;
 
   // Writes `pages` (4 KiB each, ascending) and zeros to `zeros` (whole pages). The caller has
@@ -49,9 +50,10 @@ class Journal {
 
   Store& file_;
   Headers& headers_;
-  ImageId id_{};           // of our entries; nil before the first
-  uint64_t next_ = 0;      // bytes from the log's start: where the next entry goes
-  uint64_t sequence_ = 1;  // of the next entry
+  const uint64_t log_length_;  // bytes
+  ImageId id_{};               // of our entries; nil before the first
+  uint64_t next_ = 0;          // bytes from the log's start: where the next entry goes
+  uint64_t sequence_ = 1;      // of the next entry
 };
 
 }  // namespace platter::vhdx

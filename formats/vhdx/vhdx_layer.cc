@@ -18,6 +18,7 @@ VhdxLayer::VhdxLayer(std::unique_ptr<Store> file, std::unique_ptr<ReplayedStore>
       replayed_(std::move(replayed)),
       file_(replayed_ ? replayed_.get() : owned_.get()),
       image_(std::move(image)),
+      log_(image_.headers.current.log),
       info_(std::move(info)),
       name_(fmt::format("vhdx '{}'", file_->name())),
       fresh_(fresh),

@@ -21,7 +21,7 @@
 //                  it stays as it is.
 //   create_mutex_  giving a chunk its sector bitmap block.
 //   flush_mutex_   one Flush at a time: journal, headers. Never taken with create_mutex_ held.
-//   map_mutex_     the bytes of slices, which of them are dirty, claims. Never held across I/O.
+//   map_mutex_     the bytes of slices, which of them are dirty. Never held across I/O.
 //   the space map's own lock. Never together with map_mutex_.
 // and below them the leaf: the table cache.
 //
@@ -58,8 +58,9 @@
 //   4. the pages in place    made durable by the next Sync; until then the log has them
 //
 // So a flush costs two Syncs, and one where no page is dirty. An entry takes at most half of the
-// log, and whoever is going to make pages dirty claims them before (ClaimPages): where they would
-// not fit, a flush comes first.
+// log: where the pages that somebody is going to make dirty would not fit any more, a flush comes
+// first (MakeRoom). Publish does so, too. To promise room to reservations would not do: a thread
+// that holds many could wait for itself.
 //
 // At the end everything is synced, the headers say that the log is empty, and what the file was
 // made too long by is cut off.
@@ -132,19 +133,6 @@ class VhdxLayer final : public Layer, public Resizer {
     Range present;       // guest bytes, whole sectors: now in this file
     Range old;           // host bytes that the old entry named, and the new one does not
   };
-  // The right to make so many pages dirty; given back when it ends.
-  class Claim {
-   public:
-    Claim(VhdxLayer& layer, uint64_t pages) : layer_(&layer), pages_(pages) {}
-    Claim(Claim&& other) noexcept : layer_(other.layer_), pages_(std::exchange(other.pages_, 0)) {}
-    Claim& operator=(Claim&&) = delete;
-    ~Claim();
-
-   private:
-    VhdxLayer* layer_;
-    uint64_t pages_;
-  };
-
   uint64_t block_size() const { return image_.metadata.block_size; }
   uint32_t sector() const { return image_.metadata.logical_sector; }
   bool has_parent() const { return image_.metadata.has_parent; }
@@ -189,8 +177,10 @@ class VhdxLayer final : public Layer, public Resizer {
   Result<bool> IsPresent(uint64_t guest);
   // The sector bitmap of the block's chunk, which is made if need be.
   Result<uint64_t> OwnBitmap(uint64_t block);
-  // In memory; the slices concerned are held by the caller.
-  uint64_t Apply(std::span<const Update> updates);
+  Result<std::optional<uint64_t>> FindOrMakeBitmap(uint64_t block);
+  // In memory, all or nothing; the slices concerned are held by the caller.
+  Result<uint64_t> Apply(std::span<const Update> updates);
+  void ApplyLocked(const Update& update);
   void EditLocked(uint64_t offset, ConstBytes bytes);
   void SetBitsLocked(uint64_t bitmap, Range guest, bool value);
   Result<std::vector<TableCache::Ref>> HoldSlices(Range blocks);
@@ -207,17 +197,18 @@ class VhdxLayer final : public Layer, public Resizer {
     std::vector<LogPage> pages;
     std::vector<TableCache::Piece> pieces;
   };
-  Result<Claim> ClaimPages(uint64_t pages);
+  bool HasRoomLocked(uint64_t pages) const;
+  Result<> MakeRoom(uint64_t pages);
   Result<> FlushLocked(std::vector<LogPage> more = {});
   Batch TakeBatch();
 
   // vhdx_resize.cc
   Result<> ResizeTo(uint64_t size, Preallocation preallocation);
-  Result<> Grow(uint64_t size);
+  Result<> Grow(uint64_t size, Preallocation preallocation);
   Result<> Shrink(uint64_t size);
   Result<> ZeroTail();
   Result<> ClearEntries(uint64_t first_block, uint64_t end, uint64_t known);
-  Result<> AllocateFrom(uint64_t block);
+  Result<> AllocateFrom(uint64_t block, Preallocation preallocation);
   Result<> MoveBat(uint64_t bytes, Regions& regions, std::vector<LogPage>& pages);
   Result<> CommitSize(uint64_t size, std::vector<LogPage> pages);
 
@@ -225,6 +216,7 @@ class VhdxLayer final : public Layer, public Resizer {
   const std::unique_ptr<ReplayedStore> replayed_;
   Store* const file_;  // one of them
   Image image_;
+  const Range log_;  // never moves
   Info info_;
   const std::string name_;
   const bool fresh_;
@@ -242,12 +234,10 @@ class VhdxLayer final : public Layer, public Resizer {
   uint64_t durable_ = 0;  // generations before this are on disk
 
   Mutex map_mutex_;  // guards the bytes of tables_ and everything below
-  CondVar claims_changed_;
   TableCache tables_;
   std::set<uint64_t> dirty_pages_;  // offsets in the file
   uint64_t pages_out_ = 0;          // taken by the Flush that is going on
-  uint64_t pages_claimed_ = 0;
-  uint64_t generation_ = 1;  // of what is published now: on disk once durable_ is greater
+  uint64_t generation_ = 1;         // of what is published now: on disk once durable_ is greater
 };
 
 }  // namespace platter::vhdx

@@ -114,7 +114,8 @@ bool VhdxLayer::MapBlock(uint64_t block, Range part, ExtentList& list, Stop& sto
     return list.Add(nothing);
   }
   const uint64_t skip = part.offset - block * block_size();
-  Result<> good = CheckHost("block", block, {entry->host + skip, part.length});
+  // From the block's start on: a place near 2^64 must not wrap.
+  Result<> good = CheckHost("block", block, {entry->host, skip + part.length});
   if (!good.has_value()) {
     stop.failure = std::move(good.error());
     return false;
@@ -189,7 +190,7 @@ Result<> VhdxLayer::CheckHost(std::string_view what, uint64_t number, Range host
   }
   std::string_view owner;
   if (host.offset < kHeaderSection) owner = "the header section";
-  if (host.Overlaps(image_.headers.current.log)) owner = "the log";
+  if (host.Overlaps(log_)) owner = "the log";
   for (const Region& region : image_.regions.all) {
     if (!host.Overlaps(region.place)) continue;
     owner = region.id == kBatRegion ? "the BAT" : "a metadata region";

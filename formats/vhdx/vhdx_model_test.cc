@@ -5,6 +5,7 @@
 #include "tests/model/fault.h"
 #include "tests/model/model.h"
 #include "tests/model/power_cut.h"
+#include "tests/model/resize.h"
 
 namespace platter::vhdx {
 namespace {
@@ -37,6 +38,27 @@ TEST_P(VhdxModel, PowerCuts) {
     ASSERT_TRUE(
         RunPowerCuts(subject, model::Plan::FromEnvironment({.seed = seed, .operations = 12})));
   }
+}
+
+TEST_P(VhdxModel, Resizes) {
+  const uint64_t size = RoundDown(GetParam().size, 4096);
+  const uint64_t sizes[] = {size + 4096, 3 * size, size / 2, 4096, size / 4 + 4096, kGiB};
+  std::vector<uint64_t> aligned;
+  for (uint64_t each : sizes) aligned.push_back(RoundUp(each, 4096));
+  ASSERT_TRUE(RunResizes(SubjectOf(GetParam()), aligned, {.seed = 21}));
+}
+
+TEST_P(VhdxModel, ResizesAllOrNothing) {
+  const uint64_t size = RoundDown(GetParam().size, 4096);
+  const uint64_t sizes[] = {size + 4096, 2 * size, RoundUp(size / 2, 4096)};
+  ASSERT_TRUE(RunResizePowerCuts(SubjectOf(GetParam()), sizes, {.seed = 23}));
+}
+
+// The BAT has a MiB, which is 131072 entries: with more it moves.
+TEST(VhdxResize, TheBatMovesAllOrNothing) {
+  const Configuration dynamic{"dynamic", kMiB + 512, 256 * kKiB, {{"block_size", "1M"}}};
+  const uint64_t sizes[] = {140000 * kMiB};
+  ASSERT_TRUE(RunResizePowerCuts(SubjectOf(dynamic), sizes, {.seed = 24}));
 }
 
 INSTANTIATE_TEST_SUITE_P(Configurations, VhdxModel, testing::ValuesIn(Configurations()),

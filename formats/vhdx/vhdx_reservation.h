@@ -10,8 +10,8 @@ namespace platter::vhdx {
 
 class VhdxReservation final : public Reservation {
  public:
-  VhdxReservation(VhdxLayer& layer, VhdxLayer::Claim claim, RangeLock::Guard guard)
-      : layer_(layer), claim_(std::move(claim)), guard_(std::move(guard)) {}
+  VhdxReservation(VhdxLayer& layer, RangeLock::Guard guard)
+      : layer_(layer), guard_(std::move(guard)) {}
   ~VhdxReservation() override { layer_.space_.GiveBack(fresh_); }
 
   Range range() const override { return range_; }
@@ -28,7 +28,6 @@ class VhdxReservation final : public Reservation {
   void AddFill(Range range);
 
   VhdxLayer& layer_;
-  const VhdxLayer::Claim claim_;
   const RangeLock::Guard guard_;
   std::vector<TableCache::Ref> slices_;  // that Publish changes; they stay in memory for that
   Range range_;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/endian.h"
+#include "formats/preallocate.h"
 #include "formats/vhdx/vhdx_bat_scan.h"
 #include "formats/vhdx/vhdx_disk.h"
 #include "formats/vhdx/vhdx_layer.h"
@@ -30,17 +31,18 @@ Result<> VhdxLayer::ResizeTo(uint64_t size, Preallocation preallocation) {
   if (size > kMostDiskSize) {
     return Fail(Code::kOutOfRange, "{} bytes; {} are the most", size, kMostDiskSize);
   }
-  if (preallocation != Preallocation::kOff) {
-    return Fail(Code::kUnsupported, "preallocation");
+  if (preallocation != Preallocation::kOff && !image_.metadata.leave_allocated) {
+    return Fail(Code::kUnsupported,
+                "preallocation: a dynamic VHDX has blocks for what it holds only");
   }
   if (size == info_.size) return {};
   TRY(CheckDecided());
   TRY(writing_ ? Result<>() : BeginWriting());
   TRY(Flush());
-  return size > info_.size ? Grow(size) : Shrink(size);
+  return size > info_.size ? Grow(size, preallocation) : Shrink(size);
 }
 
-Result<> VhdxLayer::Grow(uint64_t size) {
+Result<> VhdxLayer::Grow(uint64_t size, Preallocation preallocation) {
   const Metadata& metadata = image_.metadata;
   const uint64_t old_blocks = metadata.blocks(), entries = metadata.BatEntries(size);
   const Range old_bat = image_.regions.bat;
@@ -59,7 +61,7 @@ Result<> VhdxLayer::Grow(uint64_t size) {
   }
   // In an image that keeps all its blocks the new ones are there from the start. What a crash
   // before that leaves unallocated reads as zeros all the same.
-  return metadata.leave_allocated ? AllocateFrom(old_blocks) : Result<>();
+  return metadata.leave_allocated ? AllocateFrom(old_blocks, preallocation) : Result<>();
 }
 
 Result<> VhdxLayer::Shrink(uint64_t size) {
@@ -88,7 +90,7 @@ Result<> VhdxLayer::ClearEntries(uint64_t first_block, uint64_t end, uint64_t kn
   auto clear = [&](uint64_t index, uint64_t raw) -> Result<> {
     const bool bitmap = index % (ratio + 1) == ratio;
     if (bitmap && index / (ratio + 1) * ratio < first_block) return {};
-    Claim claim = TRY(ClaimPages(1));
+    TRY(MakeRoom(1));
     TableCache::Ref slice = TRY(tables_.Get(SliceOf(bat.offset + index * 8)));
     uint64_t generation = 0;
     {
@@ -107,19 +109,19 @@ Result<> VhdxLayer::ClearEntries(uint64_t first_block, uint64_t end, uint64_t kn
 }
 
 // Blocks for all of the disk from `block` on.
-Result<> VhdxLayer::AllocateFrom(uint64_t block) {
+Result<> VhdxLayer::AllocateFrom(uint64_t block, Preallocation preallocation) {
   for (uint64_t at = block * block_size(); at < info_.size;) {
     Range part = ReservableBlocks(Range::FromTo(at, info_.size)).Outward(block_size());
-    Claim claim = TRY(ClaimPages(PagesFor(part)));
     SpaceMap::Run run = TRY(space_.Allocate(block_size(), part.length / block_size()));
     if (!run.zeroed) TRY(file_->Zero(run.host, /*may_unmap=*/false));
+    TRY(PreallocateBytes(*file_, run.host, preallocation));
     std::vector<Update> updates;
     for (uint64_t done = 0; done < run.host.length; done += block_size(), at += block_size()) {
       BatEntry entry{BlockState::kFullyPresent, run.host.offset + done};
       updates.push_back({.block = at / block_size(), .entry = entry, .present = {}, .old = {}});
     }
     auto slices = TRY(HoldSlices(Range::FromTo(part.offset, at)));
-    (void)Apply(updates);
+    TRY(Apply(updates));
   }
   return Flush();
 }

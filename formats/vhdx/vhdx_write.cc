@@ -59,10 +59,9 @@ uint64_t VhdxLayer::PagesFor(Range blocks) const {
 Result<std::unique_ptr<Reservation>> VhdxLayer::Reserve(Range want) {
   TRY(Named(CheckWritable(want)));
   want = ReservableBlocks(want);
-  Claim claim = TRY(Named(ClaimPages(PagesFor(want))));
   sched::Yield("reserve");
-  auto reservation = std::make_unique<VhdxReservation>(*this, std::move(claim),
-                                                       ranges_.Lock(want.Outward(block_size())));
+  auto reservation =
+      std::make_unique<VhdxReservation>(*this, ranges_.Lock(want.Outward(block_size())));
   Result<> planned = Plan(*reservation, want);
   if (!planned.has_value() && planned.error().code() == Code::kNoSpace && space_.HasRetired()) {
     TRY(Flush());  // something may come free
@@ -145,6 +144,15 @@ Result<BatEntry> VhdxLayer::ReadEntry(uint64_t block) {
 }
 
 Result<uint64_t> VhdxLayer::OwnBitmap(uint64_t block) {
+  while (true) {
+    auto bitmap = TRY(FindOrMakeBitmap(block));
+    if (bitmap) return *bitmap;
+    TRY(MakeRoom(1));
+  }
+}
+
+// Nothing where there is no room for one more dirty page.
+Result<std::optional<uint64_t>> VhdxLayer::FindOrMakeBitmap(uint64_t block) {
   const uint64_t index = image_.metadata.BitmapIndex(block), at = index * 8;
   const uint64_t bat = image_.regions.bat.offset;
   std::lock_guard create(create_mutex_);
@@ -157,7 +165,7 @@ Result<uint64_t> VhdxLayer::OwnBitmap(uint64_t block) {
   BatEntry entry = TRY(ParseBitmapEntry(raw, index));
   if (entry.present()) {
     TRY(CheckHost("sector bitmap of block", block, {entry.host, kMiB}));
-    return entry.host;
+    return std::optional(entry.host);
   }
   SpaceMap::Run run = TRY(space_.Allocate(kMiB, 1));
   if (!run.zeroed) {
@@ -169,9 +177,14 @@ Result<uint64_t> VhdxLayer::OwnBitmap(uint64_t block) {
   }
   // What this place held before, if it was a table, is nobody's any more.
   for (uint64_t part = 0; part < kMiB; part += kSliceBytes) tables_.Forget(run.host.offset + part);
-  std::lock_guard lock(map_mutex_);
+  std::unique_lock lock(map_mutex_);
+  if (!HasRoomLocked(1)) {
+    lock.unlock();
+    space_.GiveBack(run.host);
+    return std::optional<uint64_t>();
+  }
   EditLocked(bat + at, AsBytes(le64(EncodeEntry({BlockState::kFullyPresent, run.host.offset}))));
-  return run.host.offset;
+  return std::optional(run.host.offset);
 }
 
 Result<> VhdxLayer::PlanBlock(VhdxReservation& reservation, Range part, BatEntry old,
@@ -251,7 +264,7 @@ void VhdxReservation::AddFill(Range range) {
 
 Result<> VhdxReservation::Publish() {
   sched::Yield("publish");
-  uint64_t generation = layer_.Apply(updates_);
+  uint64_t generation = TRY(layer_.Named(layer_.Apply(updates_)));
   fresh_ = {};
   for (const VhdxLayer::Update& update : updates_) {
     layer_.space_.Retire(update.old, generation, /*punch=*/false);
@@ -259,24 +272,38 @@ Result<> VhdxReservation::Publish() {
   return {};
 }
 
-// Changes entries and bits; returns the generation that they belong to.
-uint64_t VhdxLayer::Apply(std::span<const Update> updates) {
-  std::lock_guard lock(map_mutex_);
-  for (const Update& update : updates) {
-    const uint64_t at = image_.regions.bat.offset + image_.metadata.PayloadIndex(update.block) * 8;
-    const le64 raw(EncodeEntry(update.entry));
-    Stop stop;
-    auto old = RawEntry(image_.metadata.PayloadIndex(update.block), stop);
-    CHECK(old);
-    if (*old != raw) EditLocked(at, AsBytes(raw));
-    if (!update.clear && update.present.empty()) continue;
-    auto bitmap = RawEntry(image_.metadata.BitmapIndex(update.block), stop);
-    CHECK(bitmap);
-    const uint64_t host = *bitmap & kOffsetMask;
-    if (update.clear) SetBitsLocked(host, {update.block * block_size(), block_size()}, false);
-    if (!update.present.empty()) SetBitsLocked(host, update.present, true);
+// Changes entries and bits; returns the generation that they belong to. `updates` ascend.
+Result<uint64_t> VhdxLayer::Apply(std::span<const Update> updates) {
+  uint64_t pages = 0;
+  if (!updates.empty()) {
+    const uint64_t first = updates.front().block, end = updates.back().block + 1;
+    pages = PagesFor({first * block_size(), (end - first) * block_size()});
   }
-  return generation_;
+  while (true) {
+    {
+      std::lock_guard lock(map_mutex_);
+      if (pages == 0 || HasRoomLocked(pages)) {
+        for (const Update& update : updates) ApplyLocked(update);
+        return generation_;
+      }
+    }
+    TRY(MakeRoom(pages));
+  }
+}
+
+void VhdxLayer::ApplyLocked(const Update& update) {
+  const uint64_t index = image_.metadata.PayloadIndex(update.block);
+  const le64 raw(EncodeEntry(update.entry));
+  Stop stop;
+  auto old = RawEntry(index, stop);
+  CHECK(old);
+  if (*old != raw) EditLocked(image_.regions.bat.offset + index * 8, AsBytes(raw));
+  if (!update.clear && update.present.empty()) return;
+  auto bitmap = RawEntry(image_.metadata.BitmapIndex(update.block), stop);
+  CHECK(bitmap);
+  const uint64_t host = *bitmap & kOffsetMask;
+  if (update.clear) SetBitsLocked(host, {update.block * block_size(), block_size()}, false);
+  if (!update.present.empty()) SetBitsLocked(host, update.present, true);
 }
 
 // Bytes of one slice that is in memory.

@@ -24,7 +24,6 @@ using Finding = CheckReport::Finding;
 constexpr uint64_t kMostBits = 64 * kMiB * 8;
 constexpr size_t kMostConflicts = 1000;
 constexpr uint64_t kDirectoryPiece = 64 * kKiB;  // bytes read at once
-constexpr size_t kMostLost = 1000;               // runs of lost space told one by one
 
 // Whose a claim is.
 struct Owner {
@@ -78,6 +77,13 @@ class Bitmap {
     uint64_t first = i;
     while (i < end && !bits_[i]) ++i;
     return Range::FromTo(first * granule_, std::max(first, i) * granule_);
+  }
+  // What of a free run nobody can have claimed: claims do not mark granules that they fill in part.
+  Range Inside(Range run) const {
+    if (granule_ == kSector) return run;
+    const Range inside = Range::FromTo(run.offset, run.end() - granule_);
+    return inside.length > granule_ ? Range::FromTo(inside.offset + granule_, inside.end())
+                                    : Range{run.offset, 0};
   }
 
  private:
@@ -171,8 +177,7 @@ class ExtentCheck {
     for (uint64_t at = 0; at < length; at += kDirectoryPiece) {
       TRY(WalkDirectory({at, std::min(kDirectoryPiece, length - at)}));
     }
-    if (!naming_) TellLost();
-    return {};
+    return naming_ ? Result<>() : TellLost();
   }
 
   Result<> WalkDirectory(Range piece) {
@@ -212,12 +217,11 @@ class ExtentCheck {
       if (fix) {
         // A table of its own again, with what the redundant one says.
         TRY(RestoreTable(table, *second));
-        Tell(Finding::kCorruption, fmt::format("{}: {}", what, why), true);
-        return {};
       }
       Tell(Finding::kCorruption,
            fmt::format("{}: {}{}", what, why,
-                       second_good ? "; the redundant one is used instead" : ""));
+                       second_good && !fix ? "; the redundant one is used instead" : ""),
+           fix);
       if (!second_good) return {};
       first = *second;
       second = uint64_t{0};
@@ -246,7 +250,8 @@ class ExtentCheck {
   Result<> RestoreTable(uint64_t table, uint64_t from) {
     std::vector<std::byte> bytes(g_.table_bytes());
     TRY(file_.Read(from, Bytes(bytes)));
-    uint64_t place = RoundUp(TRY(file_.Size()), kSector);
+    // Not where the last grain goes on that the file may hold in part.
+    uint64_t place = RoundUp(TRY(file_.Size()), kSector) + g_.grain - kSector;
     if (place + bytes.size() > kSector << 32) {
       return Fail(Code::kNoSpace, "the extent would be larger than 2 TiB");
     }
@@ -339,24 +344,46 @@ class ExtentCheck {
     }
   }
 
-  // Of plain hosted extents: a crash leaves grains that nothing names.
-  void TellLost() {
-    if (g_.kind != SparseKind::kHosted || g_.compressed() || g_.markers()) return;
-    uint64_t lost = 0, runs = 0, first = 0, at = std::min(g_.overhead, size_);
-    while (at < size_) {
+  // Of plain hosted extents: a crash leaves grains that nothing names. Where the file has a hole
+  // nothing is lost.
+  Result<> TellLost() {
+    if (g_.kind != SparseKind::kHosted || g_.compressed() || g_.markers()) return {};
+    // What was not read as it should be may name whatever seems to be lost.
+    const bool doubt = report_.corruptions + report_.corruptions_fixed + report_.errors > 0;
+    const bool fix =
+        MayFix(CheckOptions::kLeaks) && file_.caps().punch && !doubt && conflict_count_ == 0;
+    if (fix) TRY(file_.Sync());
+    uint64_t lost = 0, first = 0;
+    for (uint64_t at = std::min(g_.overhead, size_); at < size_;) {
       Range run = bitmap_->NextFree(at, size_);
       if (run.empty()) break;
-      if (run.length >= g_.grain && runs++ < kMostLost) {
-        if (lost == 0) first = run.offset;
-        lost += run.length / g_.grain;
-      }
       at = run.end();
+      run = bitmap_->Inside(run);
+      if (run.length < g_.grain) continue;
+      const uint64_t bytes = TRY(DataIn(run));
+      if (bytes == 0) continue;
+      if (lost == 0) first = run.offset;
+      lost += DivideUp(bytes, g_.grain);
+      if (fix) TRY(file_.Zero(run, /*may_unmap=*/true));
     }
-    if (lost == 0) return;
-    Add(Finding::kLeak, fmt::format("{} grains are named by no table, the first at {:#x}; copy the "
-                                    "disk to get their space back",
-                                    lost, first));
-    report_.leaks += lost - 1;
+    if (lost == 0) return {};
+    if (fix) TRY(file_.Sync());
+    Add(Finding::kLeak,
+        fmt::format("{} grains are named by no table, the first at {:#x}", lost, first), fix);
+    (fix ? report_.leaks_fixed : report_.leaks) += lost - 1;
+    return {};
+  }
+
+  // Bytes of `range` for which the file has space.
+  Result<uint64_t> DataIn(Range range) {
+    uint64_t bytes = 0;
+    while (!range.empty()) {
+      Store::Run run = TRY(file_.FindRun(range.offset));
+      run.length = std::min(run.length, range.length);
+      if (run.data) bytes += run.length;
+      range = Range::FromTo(range.offset + run.length, range.end());
+    }
+    return bytes;
   }
 
   SparseExtent& extent_;

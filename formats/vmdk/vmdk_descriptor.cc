@@ -13,6 +13,8 @@ namespace {
 
 constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 constexpr uint64_t kMostSectors = (uint64_t{1} << 63) / kSector - 1;
+// IDE disks are limited to 16383 cylinders of 16 heads; SCSI controllers' BIOSes translate.
+constexpr uint64_t kMostIdeCylinders = 16383, kMostCylinders = 65535;
 
 constexpr std::string_view kAccessNames[] = {"RW", "RDONLY", "NOACCESS"};
 constexpr std::string_view kTypeNames[] = {"FLAT", "SPARSE",     "ZERO",
@@ -118,6 +120,7 @@ class Parser {
     std::string_view word = TakeWord(rest);
     if (IndexOf(kAccessNames, word) && !Trim(rest).starts_with('=')) {
       d_.extents.push_back(TRY(ParseExtent(line)));
+      d_.extents.back().sectors_place = PlaceOf(TakeWord(rest));
       total_ += d_.extents.back().sectors;
       if (total_ <= kMostSectors) return {};
       return Fail(Code::kCorrupt, "the extents are larger than a disk can be");
@@ -139,6 +142,7 @@ class Parser {
       if (SameWord(key, "ddb.longContentID") && value.size() == 32) {
         d_.long_id_place = PlaceOf(value);
       }
+      if (SameWord(key, "ddb.geometry.cylinders")) d_.cylinders_place = PlaceOf(value);
       d_.ddb.emplace_back(key.substr(4), value);
       return {};
     }
@@ -227,30 +231,63 @@ std::string WithCid(const Descriptor& descriptor, uint32_t cid) {
   return text;
 }
 
-std::string WithSectors(const Descriptor& descriptor, uint64_t sectors) {
-  std::string out;
-  std::string_view text = descriptor.text;
-  while (!text.empty()) {
-    size_t end = std::min(text.find_first_of("\r\n"), text.size());
-    std::string_view line = text.substr(0, end), rest = line;
-    std::string_view access = TakeWord(rest);
-    if (IndexOf(kAccessNames, access) && !Trim(rest).starts_with('=')) {
-      TakeWord(rest);
-      out += fmt::format("{} {}{}", access, sectors, rest);
-    } else {
-      out += line;
-    }
-    size_t stop = text.substr(end, 2) == "\r\n" ? 2 : std::min<size_t>(1, text.size() - end);
-    out += text.substr(end, stop);
-    text.remove_prefix(end + stop);
+std::string WithLastExtent(const Descriptor& descriptor, uint64_t sectors) {
+  std::string text = descriptor.text;
+  const Range place = descriptor.extents.back().sectors_place;
+  auto replace_sectors = [&] { text.replace(place.offset, place.length, std::to_string(sectors)); };
+  auto heads = ParseNumber<uint64_t>(descriptor.Ddb("geometry.heads"), 10);
+  auto track = ParseNumber<uint64_t>(descriptor.Ddb("geometry.sectors"), 10);
+  const bool known = heads && track && *heads - 1 < 255 && *track - 1 < 63;
+  if (!known || !descriptor.cylinders_place) {
+    replace_sectors();
+    return text;
   }
-  return out;
+  const uint64_t total = descriptor.sectors() - descriptor.extents.back().sectors + sectors;
+  const uint64_t most = *heads <= 16 ? kMostIdeCylinders : kMostCylinders;
+  const Range cylinders = *descriptor.cylinders_place;
+  // The later one first: replacing the other may move it.
+  if (cylinders.offset < place.offset) replace_sectors();
+  text.replace(cylinders.offset, cylinders.length,
+               std::to_string(std::min(total / (*heads * *track), most)));
+  if (cylinders.offset > place.offset) replace_sectors();
+  return text;
+}
+
+Result<std::string> WithLastExtentInPlace(const Descriptor& descriptor, uint64_t sectors) {
+  std::string text = descriptor.text;
+  const Range place = descriptor.extents.back().sectors_place;
+  const Range sector = Range{place.offset, 1}.Outward(kSector);
+  std::string digits = std::to_string(sectors);
+  // The digits with the blanks behind them, of which one has to stay.
+  size_t end = place.end();
+  while (end + 1 < text.size() && text[end + 1] == ' ') ++end;
+  digits.resize(std::max<size_t>(digits.size(), end - place.offset), ' ');
+  size_t missing = digits.size() - (end - place.offset);
+  size_t comment_end = 0;
+  for (size_t at = 0; missing > 0 && at < text.size();) {
+    const size_t stop = std::min(text.find_first_of("\r\n", at), text.size());
+    // The first line is by what the file is known.
+    const bool here = at > 0 && at >= sector.offset && stop <= sector.end();
+    if (here && text[at] == '#' && stop - at > missing) {
+      comment_end = stop;
+      break;
+    }
+    at = stop + 1;
+  }
+  if ((missing > 0 && comment_end == 0) || end + missing > sector.end()) {
+    return Fail(Code::kUnsupported,
+                "the descriptor has no room to change its size in one step: convert the image");
+  }
+  // The later one first, again.
+  if (missing > 0 && comment_end > end) text.erase(comment_end - missing, missing);
+  text.replace(place.offset, end - place.offset, digits);
+  if (missing > 0 && comment_end < place.offset) text.erase(comment_end - missing, missing);
+  return text;
 }
 
 Geometry GeometryFor(std::string_view adapter_type, uint64_t sectors) {
-  // IDE disks are limited to 16383 cylinders of 16 heads; SCSI controllers' BIOSes translate.
-  if (adapter_type == "ide") return {std::min<uint64_t>(sectors / (16 * 63), 16383), 16, 63};
-  return {std::min<uint64_t>(sectors / (255 * 63), 65535), 255, 63};
+  if (adapter_type == "ide") return {std::min(sectors / (16 * 63), kMostIdeCylinders), 16, 63};
+  return {std::min(sectors / (255 * 63), kMostCylinders), 255, 63};
 }
 
 std::string BuildDescriptor(const NewDescriptor& what) {

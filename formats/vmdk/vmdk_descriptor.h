@@ -24,6 +24,7 @@ struct ExtentLine {
   uint64_t sectors = 0;
   std::string name;     // raw bytes; empty for kZero
   uint64_t offset = 0;  // sectors into the file; flat types only
+  Range sectors_place;  // where in the text the digits of `sectors` are
 
   bool flat() const { return type == kFlat || type == kVmfs; }
   bool sparse() const { return !flat() && type != kZero; }
@@ -43,8 +44,8 @@ struct Descriptor {
   std::string change_track;  // file name; empty: no change tracking
   std::vector<ExtentLine> extents;
   std::vector<std::pair<std::string, std::string>> ddb;  // without "ddb.", in order
-  // Where in `text` the digits of CID and of ddb.longContentID are.
-  std::optional<Range> cid_place, long_id_place;
+  // Where in `text` the digits of CID, of ddb.longContentID and of ddb.geometry.cylinders are.
+  std::optional<Range> cid_place, long_id_place, cylinders_place;
 
   bool has_parent() const { return parent_cid != kNoParentCid; }
   uint64_t sectors() const;  // of all extents; ParseDescriptor made sure that they add up
@@ -57,8 +58,12 @@ Result<Descriptor> ParseDescriptor(std::string_view text);
 
 // The text with another CID (and another end of longContentID, which VMware keeps equal to it).
 std::string WithCid(const Descriptor& descriptor, uint32_t cid);
-// The text in which the only extent has `sectors`.
-std::string WithSectors(const Descriptor& descriptor, uint64_t sectors);
+// The text in which the last extent has `sectors`, and the disk the geometry that goes with it.
+std::string WithLastExtent(const Descriptor& descriptor, uint64_t sectors);
+// As above without the geometry, and of the same length: it differs from the old text in one sector
+// of its file only, so that a write of it is all or nothing. kUnsupported where that sector has
+// neither blanks behind the number nor a comment that could become shorter.
+Result<std::string> WithLastExtentInPlace(const Descriptor& descriptor, uint64_t sectors);
 
 // What a new descriptor says.
 struct NewDescriptor {

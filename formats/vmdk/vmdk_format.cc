@@ -4,6 +4,7 @@
 #include "formats/vmdk/vmdk_check.h"
 #include "formats/vmdk/vmdk_create.h"
 #include "formats/vmdk/vmdk_layer.h"
+#include "formats/vmdk/vmdk_set_parent.h"
 
 namespace platter {
 namespace {
@@ -23,6 +24,7 @@ constinit const Format kVmdkFormat = {
     .create = vmdk::CreateVmdk,
     .check = vmdk::CheckVmdk,
     .measure = vmdk::MeasureVmdk,
+    .set_parent = vmdk::SetVmdkParent,
 };
 
 }  // namespace platter

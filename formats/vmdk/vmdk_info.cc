@@ -32,6 +32,22 @@ Facts SparseFacts(const SparseGeometry& g) {
   return facts;
 }
 
+// qemu-img's VmdkExtentInfo, and what it leaves out.
+Facts ExtentFacts(const Descriptor& d, const SparseGeometry* sparse) {
+  Facts extents;
+  for (const ExtentLine& line : d.extents) {
+    if (extents.size() == kMostExtentsTold) break;
+    Facts facts = {{"virtual-size", line.sectors * kSector}};
+    if (!line.name.empty()) facts.push_back({"filename", Printable(line.name)});
+    if (line.sparse() && sparse) facts.push_back({"cluster-size", sparse->grain});
+    facts.push_back({"format", std::string(TypeName(line.type))});
+    facts.push_back({"access", std::string(AccessName(line.access))});
+    if (line.flat()) facts.push_back({"offset", line.offset * kSector});
+    extents.push_back({fmt::format("[{}]", extents.size()), std::move(facts)});
+  }
+  return extents;
+}
+
 }  // namespace
 
 std::string CidText(uint32_t cid) { return fmt::format("{:08x}", cid); }
@@ -68,19 +84,10 @@ Info MakeInfo(const Descriptor& d, const SparseGeometry* sparse) {
     parent.versions = {CidText(d.parent_cid)};
     info.references.push_back(std::move(parent));
   }
-  std::vector<std::string> lines;
-  for (const ExtentLine& line : d.extents) {
-    if (lines.size() == kMostExtentsTold) break;
-    std::string text =
-        fmt::format("{} {} {}", AccessName(line.access), line.sectors, TypeName(line.type));
-    if (!line.name.empty()) text += fmt::format(" \"{}\"", Printable(line.name));
-    if (line.flat()) text += fmt::format(" {}", line.offset);
-    lines.push_back(std::move(text));
-  }
   info.facts.push_back({"cid", uint64_t{d.cid.value_or(0)}});
   info.facts.push_back({"parent-cid", uint64_t{d.parent_cid}});
   info.facts.push_back({"create-type", Printable(d.create_type)});
-  info.facts.push_back({"extents", std::move(lines)});
+  info.facts.push_back({"extents", ExtentFacts(d, sparse)});
   if (sparse) info.facts.push_back({"sparse", SparseFacts(*sparse)});
   if (d.has_parent_hint) info.facts.push_back({"parent-file-name-hint", Printable(d.parent_hint)});
   if (!d.change_track.empty()) {

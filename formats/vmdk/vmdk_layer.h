@@ -13,7 +13,7 @@
 // Locks, in this order: ranges_ (guest bytes of a reservation or discard, in whole grains),
 // begin_mutex_, those of the extents.
 //
-// Flush is that of each extent, in the order of the disk.
+// Flush is that of each extent, in the order of the disk. Resizing is in vmdk_resize.cc.
 //
 // A stream-optimized disk is written once, from the first grain to the last, while it is made
 // (ReservePacked); afterwards it can be read only.
@@ -47,7 +47,7 @@ struct DiskExtent {
 
 class VmdkReservation;
 
-class VmdkLayer final : public Layer {
+class VmdkLayer final : public Layer, private Resizer {
  public:
   // What open found out; see vmdk_open.cc.
   struct Parts {
@@ -57,7 +57,7 @@ class VmdkLayer final : public Layer {
     std::unique_ptr<PinSet> pins;
     Descriptor descriptor;
     Range embedded;  // of the descriptor in `file`; empty: it is all of it, or there is none
-    std::vector<DiskExtent> extents;  // ascending, none empty
+    std::vector<DiskExtent> extents;  // ascending; empty at most the only one
     Info info;
     bool info_only = false;
     bool fresh = false;
@@ -75,6 +75,7 @@ class VmdkLayer final : public Layer {
                                                      std::span<const uint32_t> sizes) override;
   Result<Range> Discard(Range want, Kind leave) override;
   Result<> Flush() override;
+  Resizer* resizer() override { return this; }
 
  private:
   friend class VmdkReservation;
@@ -104,6 +105,15 @@ class VmdkLayer final : public Layer {
                  bool fresh, bool zeroed);
   Result<Range> DiscardFlat(DiskExtent& extent, Range part, Kind leave);
   Result<Range> DiscardSparse(DiskExtent& extent, Range part, Kind leave);
+
+  // vmdk_resize.cc
+  Result<> Resize(uint64_t size, Preallocation preallocation) override;
+  Result<> ResizeTo(uint64_t size, Preallocation preallocation);
+  Result<> CheckResize(uint64_t size, Preallocation preallocation) const;
+  Result<> ResizeSparse(DiskExtent& extent, uint64_t length, const std::string& text);
+  Result<> ResizeFlat(DiskExtent& extent, uint64_t length, const std::string& text,
+                      Preallocation preallocation);
+  Result<> SwitchEmbedded(SparseExtent& sparse, SparseGeometry next);
 
   Parts p_;
   const std::string name_;

@@ -89,6 +89,63 @@ TEST_F(VmdkLayerTest, FlatExtentsAtTheirOffsets) {
   EXPECT_EQ(now.size(), bytes.size());
 }
 
+// New grains come from the end of the file: there, what was cut off would be found again as
+// somebody else's.
+TEST_F(VmdkLayerTest, AnExtentThatWasCutIsNotWritten) {
+  const std::vector<std::byte> data = Noise(4 * kGrain, 1);
+  Make(64 * kGrain, {}, data);
+  ASSERT_TRUE(image_.store.Resize(*image_.store.Size() - 2 * kGrain));
+  const std::vector<std::byte> before = image_.store.Contents();
+  auto layer = Open(true);
+  auto written = Write(*layer, 32 * kGrain, Noise(kGrain, 2));
+  ASSERT_FALSE(written);
+  EXPECT_EQ(written.error().code(), Code::kCorrupt);
+  EXPECT_TRUE(Has(ErrorOf(written), "entry 2: the grain at")) << ErrorOf(written);
+  EXPECT_FALSE(layer->Discard({0, kGrain}, Kind::kHole));
+  layer.reset();
+  EXPECT_EQ(image_.store.Contents(), before);
+}
+
+TEST_F(VmdkLayerTest, AnExtentWithSharedGrainsIsNotWritten) {
+  Make(64 * kGrain, {}, Noise(4 * kGrain, 1));
+  const uint64_t table = Load(Geometry().directory) * kSector;
+  const uint32_t third = Load(table + 3 * sizeof(le32));
+  for (uint32_t entry : {third, third + 5, third - 5}) {
+    Store32(table + 9 * sizeof(le32), entry);
+    auto layer = Open(true);
+    auto written = Write(*layer, 0, Noise(kGrain, 2));
+    ASSERT_FALSE(written) << entry - third;
+    EXPECT_TRUE(Has(ErrorOf(written), "table 0, entry 9: the grain at")) << ErrorOf(written);
+  }
+  Store32(table + 9 * sizeof(le32), 0);
+  // A table in a grain.
+  Store32(Geometry().directory + sizeof(le32), third + 8);
+  auto written = Write(*Open(true), 0, Noise(kGrain, 2));
+  EXPECT_TRUE(Has(ErrorOf(written), "overlaps the grain table")) << ErrorOf(written);
+}
+
+// A last grain that was not written to its end keeps its place: no table goes there.
+TEST_F(VmdkLayerTest, ALastGrainInPartIsNoFreeSpace) {
+  std::vector<std::byte> data = Noise(3 * kGrain, 1);
+  Make(1024 * kGrain, {}, data);
+  for (uint64_t directory : {Geometry().directory, *Geometry().redundant}) {
+    Store32(directory + sizeof(le32), 0);
+  }
+  ASSERT_TRUE(image_.store.Resize(*image_.store.Size() - kGrain + 1000));
+  auto layer = Open(true);
+  const std::vector<std::byte> more = Noise(kGrain, 2);
+  ASSERT_TRUE(Write(*layer, 600 * kGrain, more));
+  ASSERT_TRUE(layer->Flush());
+  layer = Open();
+  data.resize(1024 * kGrain);
+  std::fill(data.begin() + 2 * kGrain + 1000, data.begin() + 3 * kGrain, std::byte{0});
+  std::ranges::copy(more, data.begin() + 600 * kGrain);
+  auto content = Content(*layer);
+  ASSERT_TRUE(content) << ErrorOf(content);
+  EXPECT_TRUE(*content == data);
+  EXPECT_EQ(image_.Check()->corruptions, 0u) << Findings(*image_.Check());
+}
+
 TEST_F(VmdkLayerTest, WhatMayNotBeWrittenIsRefused) {
   std::vector<std::byte> bytes = Noise(4 * kSector, 1);
   MemoryStore file{ConstBytes(bytes)};
@@ -243,6 +300,9 @@ TEST_F(VmdkLayerTest, TheRedundantDirectoryStandsForADamagedOne) {
     report = image_.Check(CheckOptions::kAll);
     ASSERT_TRUE(report) << report.error().text();
     EXPECT_EQ(report->corruptions_fixed, 1u) << Findings(*report);
+    EXPECT_EQ(report->allocated_units, 3u);
+    // Later rounds leave the tables of earlier ones behind.
+    EXPECT_TRUE(bad != 0 || report->leaks == 0) << Findings(*report);
     report = image_.Check();
     EXPECT_EQ(report->corruptions, 0u) << Findings(*report);
     EXPECT_TRUE(Write(*Open(true), 3 * kGrain, Noise(10, 2)));
@@ -324,6 +384,59 @@ TEST_F(VmdkLayerTest, DroppedGrainsAreUsedAgain) {
   EXPECT_TRUE(IsZero(ConstBytes(*content).first(16 * kGrain)));
   EXPECT_TRUE(std::ranges::equal(ConstBytes(*content).subspan(16 * kGrain),
                                  ConstBytes(Noise(16 * kGrain, 2))));
+}
+
+// Nobody would find them again.
+TEST_F(VmdkLayerTest, DroppedGrainsAreNotLost) {
+  const std::vector<std::byte> data = Noise(16 * kGrain, 1);
+  Make(32 * kGrain, {}, data);
+  const uint64_t size = *image_.store.Size();
+  {
+    auto layer = Open(true);
+    ASSERT_TRUE(Zero(*layer, {2 * kGrain, 4 * kGrain}, true));
+    ASSERT_TRUE(Zero(*layer, {13 * kGrain, 3 * kGrain}, true));
+    ASSERT_TRUE(layer->Flush());
+  }
+  EXPECT_EQ(*image_.store.Size(), size - 3 * kGrain) << "those at the end are cut off";
+  auto report = image_.Check();
+  ASSERT_TRUE(report);
+  EXPECT_EQ(Findings(*report), "") << "the others are holes of the file";
+  auto content = Content(*Open());
+  ASSERT_TRUE(content);
+  EXPECT_TRUE(std::ranges::equal(ConstBytes(*content).subspan(6 * kGrain, 7 * kGrain),
+                                 ConstBytes(data).subspan(6 * kGrain, 7 * kGrain)));
+}
+
+TEST_F(VmdkLayerTest, SpaceThatNoTableNamesIsGivenBack) {
+  const std::vector<std::byte> data = Noise(4 * kGrain, 1);
+  Make(4 * kGrain, {}, data);
+  const uint64_t size = *image_.store.Size();
+  ASSERT_TRUE(image_.store.Write(size, ConstBytes(Noise(3 * kGrain, 2))));
+  auto report = image_.Check();
+  ASSERT_TRUE(report);
+  EXPECT_EQ(report->leaks, 3u);
+  EXPECT_EQ(report->corruptions, 0u);
+  EXPECT_TRUE(Has(Findings(*report), fmt::format("the first at {:#x}", size))) << Findings(*report);
+  report = image_.Check(CheckOptions::kLeaks);
+  ASSERT_TRUE(report);
+  EXPECT_EQ(report->leaks, 0u);
+  EXPECT_EQ(report->leaks_fixed, 3u);
+  EXPECT_EQ(Findings(*image_.Check()), "");
+  EXPECT_EQ(*Content(*Open()), data);
+}
+
+// A table that could not be followed may name what seems to be lost.
+TEST_F(VmdkLayerTest, NothingIsGivenBackWhereTablesAreDamaged) {
+  Make(4 * kGrain, {}, Noise(4 * kGrain, 1));
+  const SparseGeometry g = Geometry();
+  ASSERT_TRUE(image_.store.Write(*image_.store.Size(), ConstBytes(Noise(kGrain, 2))));
+  for (uint64_t directory : {g.directory, *g.redundant}) Store32(directory, 0x7fffffff);
+  const std::vector<std::byte> before = image_.store.Contents();
+  auto report = image_.Check(CheckOptions::kAll);
+  ASSERT_TRUE(report);
+  EXPECT_GT(report->corruptions, 0u);
+  EXPECT_EQ(report->leaks_fixed, 0u);
+  EXPECT_EQ(image_.store.Contents(), before);
 }
 
 }  // namespace

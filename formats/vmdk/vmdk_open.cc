@@ -104,7 +104,8 @@ class Opening {
       extent.guest = {at, line.sectors * kSector};
       extent.line = line;
       at = extent.guest.end();
-      if (extent.guest.empty()) {
+      // An empty disk has its extent all the same: it may grow.
+      if (extent.guest.empty() && descriptor().extents.size() > 1) {
         if (line.sparse()) self_.reset();
         continue;
       }

@@ -14,20 +14,9 @@ namespace {
 constexpr std::string_view kSubformats[] = {"monolithicSparse", "monolithicFlat",
                                             "twoGbMaxExtentSparse", "twoGbMaxExtentFlat",
                                             "streamOptimized"};
-// 2047 MiB: below 2 GiB with all tables, as VMware's programs split.
-constexpr uint64_t kSplitSectors = 4192256;
-constexpr uint64_t kMostSparse = 64 * kTiB;  // bytes of guest: what fits the tables
 constexpr uint64_t kDescriptorSectors = 20;  // at least, of an embedded one
 constexpr uint64_t kStreamOverhead = 64 * kKiB;
 constexpr uint64_t kMostExtents = 10000;
-
-// Names go into a line of text, in quotes.
-Result<> CheckName(std::string_view what, std::string_view name) {
-  auto bad = [](char c) { return c == '"' || c == '\n' || c == '\r' || c == '\0'; };
-  if (!name.empty() && std::ranges::none_of(name, bad)) return {};
-  return Fail(Code::kUnsupported, "{} '{}' cannot be recorded in a descriptor", what,
-              Printable(name));
-}
 
 std::string VmwareUuid(ImageId id) {
   id[0] = std::byte{0x60}, id[1] = std::byte{0x00}, id[2] = std::byte{0xc2};
@@ -47,24 +36,7 @@ Result<> PlanParent(const CreateOptions& options, ImagePlan& plan) {
                 "parent",
                 SubformatName(plan.subformat));
   }
-  if (!options.parent_file) {
-    return Fail(Code::kRefused,
-                "a VMDK records the content id (CID) of its parent, so the parent has to be opened "
-                "(without -u)");
-  }
-  const Info& parent = options.parent_file->info;
-  if (parent.format != "vmdk") {
-    return Fail(Code::kUnsupported,
-                "a VMDK can only record a parent that is a VMDK, and this one "
-                "is {}",
-                parent.format);
-  }
-  if (parent.identity.version.empty()) {
-    return Fail(Code::kUnsupported, "the parent has no content id (CID) to be known by");
-  }
-  TRY(CheckName("parent", options.parent->name));
-  plan.descriptor.parent_cid =
-      static_cast<uint32_t>(std::stoul(parent.identity.version, nullptr, 16));
+  plan.descriptor.parent_cid = TRY(CidOfParent(*options.parent, options.parent_file));
   plan.descriptor.parent_hint = options.parent->name;
   return {};
 }
@@ -107,6 +79,34 @@ Result<> PlanVersions(const CreateOptions& options, ImagePlan& plan) {
 }
 
 }  // namespace
+
+// Names go into a line of text, in quotes.
+Result<> CheckName(std::string_view what, std::string_view name) {
+  auto bad = [](char c) { return c == '"' || c == '\n' || c == '\r' || c == '\0'; };
+  if (!name.empty() && std::ranges::none_of(name, bad)) return {};
+  return Fail(Code::kUnsupported, "{} '{}' cannot be recorded in a descriptor", what,
+              Printable(name));
+}
+
+Result<uint32_t> CidOfParent(const Reference& reference, const std::optional<ParentFile>& file) {
+  if (!file) {
+    return Fail(Code::kRefused,
+                "a VMDK records the content id (CID) of its parent, so the parent has to be opened "
+                "(without -u)");
+  }
+  const Info& parent = file->info;
+  if (parent.format != "vmdk") {
+    return Fail(Code::kUnsupported,
+                "a VMDK can only record a parent that is a VMDK, and this one "
+                "is {}",
+                parent.format);
+  }
+  if (parent.identity.version.empty()) {
+    return Fail(Code::kUnsupported, "the parent has no content id (CID) to be known by");
+  }
+  TRY(CheckName("parent", reference.name));
+  return static_cast<uint32_t>(std::stoul(parent.identity.version, nullptr, 16));
+}
 
 std::string_view SubformatName(Subformat subformat) {
   return kSubformats[static_cast<size_t>(subformat)];

@@ -19,6 +19,10 @@ enum class Subformat : uint8_t {
 };
 std::string_view SubformatName(Subformat subformat);
 
+// 2047 MiB: below 2 GiB with all tables, as VMware's programs split.
+constexpr uint64_t kSplitSectors = 4192256;
+constexpr uint64_t kMostSparse = 64 * kTiB;  // bytes of guest: what fits the tables
+
 constexpr uint64_t kNewGrain = 64 * kKiB;
 constexpr uint32_t kNewTableEntries = 512;
 
@@ -39,6 +43,13 @@ struct ImagePlan {
 
 // kUnsupported, kOutOfRange, kRefused, naming the option.
 Result<ImagePlan> PlanImage(const CreateOptions& options);
+
+// The content id that a child records of its parent. kRefused, kUnsupported where it can have none,
+// or `reference`'s name cannot be recorded.
+Result<uint32_t> CidOfParent(const Reference& reference, const std::optional<ParentFile>& file);
+
+// kUnsupported for a name that does not fit a line of text, in quotes.
+Result<> CheckName(std::string_view what, std::string_view name);
 
 // A new sparse extent for `capacity` bytes with room for a descriptor of `text` bytes (0: none).
 //

@@ -12,7 +12,8 @@
 // -----------------
 // Slices of the directories and whole grain tables, in caches of fixed size, whatever the header
 // claims. Free space that we made ourselves (Discard) is known until the image is closed; other
-// space comes from the end of the file, which grows in steps and is cut off at the end.
+// space comes from the end of the file, which grows in steps and is cut off at the end. What is
+// free when the image is closed becomes a hole of the file.
 //
 // Who locks what, in this order
 // -----------------------------
@@ -101,6 +102,9 @@ class SparseExtent {
 
   // ---- writing; the caller holds the range of what it names ----
 
+  // Before the first change: reads all tables, and refuses an extent that a write would damage
+  // further. Writes nothing. kCorrupt, kUnsupported.
+  Result<> PrepareFirstWrite();
   // Plain grains are written in place from now on.
   void AllowWritable() { writable_now_ = true; }
   // The part of `part` that one reservation may cover.
@@ -120,8 +124,21 @@ class SparseExtent {
 
   bool crowded() const;
   Result<> Flush();
-  // Cuts off what the file was made too long by. Nobody else uses the extent.
+  // Cuts off what the file was made too long by, and gives free space back to the file system: no
+  // table says what is free, so nobody would find it again. Nobody else uses the extent, and all is
+  // flushed.
   Result<> Trim();
+
+  // ---- resizing: nobody else uses the extent, and all is flushed ----
+
+  // Makes room for `capacity` bytes, all but the header, for which it returns what it has to say.
+  // From `end` on, where the disk ended so far, it reads as zeros then.
+  Result<SparseGeometry> Extend(uint64_t end, uint64_t capacity);
+  // Writes the header, in one step and durably.
+  Result<> Adopt(const SparseGeometry& next);
+  // Space at the end of the file that reads as zeros, and back again what was taken last.
+  Result<uint64_t> TakeEnd(uint64_t length);
+  Result<> GiveBackEnd(Range taken);
 
   // A new stream: grains are appended, tables are kept in memory until the end.
   void BeginStream();
@@ -160,6 +177,10 @@ class SparseExtent {
   Result<> Load(Stop& stop, TableCache::Ref& loaded);
   Result<uint64_t> Describe(std::span<const Piece> pieces, uint64_t base, ExtentList& list);
   Result<Extent> PackedExtent(const Piece& piece) const;
+
+  // vmdk_sparse_resize.cc
+  Result<> ClearFrom(uint64_t end);
+  Result<> ExtendDirectories(SparseGeometry& next);
 
   // vmdk_sparse_write.cc
   Result<> MakeTables(uint64_t table);

@@ -295,9 +295,20 @@ Result<> SparseExtent::Flush() {
 
 Result<> SparseExtent::Trim() {
   std::lock_guard lock(mutex_);
-  if (used_end_ == 0 || used_end_ >= file_end_) return {};
-  TRY(file_.Resize(used_end_));
-  file_end_ = used_end_;
+  if (used_end_ == 0) return {};
+  SettleLocked();
+  while (!free_.empty()) {
+    auto last = std::prev(free_.end());
+    if (last->first + last->second != used_end_) break;
+    used_end_ = last->first;
+    free_.erase(last);
+  }
+  if (used_end_ < file_end_) {
+    TRY(file_.Resize(used_end_));
+    file_end_ = used_end_;
+  }
+  if (!file_.caps().punch) return {};
+  for (auto [host, length] : free_) TRY(file_.Zero({host, length}, /*may_unmap=*/true));
   return {};
 }
 

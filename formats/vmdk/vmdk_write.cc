@@ -52,6 +52,11 @@ Result<> VmdkLayer::BeginWriting() {
                 "change tracking is on ('{}') and would not see our changes; switch it off first",
                 Printable(d.change_track));
   }
+  for (DiskExtent& extent : p_.extents) {
+    if (p_.fresh || !extent.sparse || extent.line.access != ExtentLine::kReadWrite) continue;
+    TRY_AS(fmt::format("extent '{}'", Printable(extent.line.name)),
+           extent.sparse->PrepareFirstWrite());
+  }
   if (!p_.fresh && d.cid_place) {
     ImageId random = MakeImageId(CreateOptions{}, "CID");
     uint32_t cid = *LoadAt<le32>(random, 0);

@@ -35,6 +35,11 @@ Result<std::unique_ptr<Compressor>> Compressor::Create(const Options& options) {
   return Fail(Code::kUnsupported, "no compressor for codec '{}'", CodecName(options.id));
 }
 
+uint64_t CompressorMemory(const Compressor::Options& options, uint64_t unit) {
+  if (options.id == Codec::kZstd) return internal::ZstdMemory(options, unit);
+  return kMiB;  // tables, and the tokens of a block
+}
+
 Result<size_t> Decompress(Codec::Id id, ConstBytes from, Bytes into) {
   if (into.empty()) return 0;
   switch (id) {

@@ -33,6 +33,9 @@ class Compressor {
   virtual size_t Compress(ConstBytes from, Bytes into) = 0;
 };
 
+// Bytes of memory that a Compressor of these options takes for units of `unit` bytes, at most.
+uint64_t CompressorMemory(const Compressor::Options& options, uint64_t unit);
+
 // Decompresses one unit: fills all of `into` from the stream at the start of `from`, which may be
 // followed by bytes that are not its own. Returns how many bytes of `from` the stream took (for a
 // stream that is longer than `into`: as many as were needed). A stream that ends early, or is not

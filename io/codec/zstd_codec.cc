@@ -4,9 +4,11 @@
 #include <zstd.h>
 #include <zstd_errors.h>
 
+#include <algorithm>
 #include <array>
 
 #include "base/endian.h"
+#include "base/math.h"
 
 namespace platter::internal {
 namespace {
@@ -91,16 +93,35 @@ Result<size_t> UnzstdStream(ZSTD_DCtx* context, ConstBytes from, Bytes into) {
 
 }  // namespace
 
+namespace {
+
+constexpr int kDefaultLevel = 2;
+// For each of our levels zstd's, and the MiB that its tables take at most.
+struct Level {
+  int level;
+  uint64_t mib;
+};
+constexpr std::array<Level, 10> kLevels = {
+    {{}, {1, 1}, {2, 1}, {3, 2}, {5, 4}, {7, 7}, {9, 13}, {12, 25}, {15, 33}, {19, 34}}};
+
+const Level& LevelOf(const Compressor::Options& options) {
+  return kLevels[static_cast<size_t>(options.level == 0 ? kDefaultLevel : options.level)];
+}
+
+}  // namespace
+
+uint64_t ZstdMemory(const Compressor::Options& options, uint64_t unit) {
+  // Tables are made no larger than a unit has use for.
+  return std::min(LevelOf(options).mib * kMiB, 28 * unit);
+}
+
 Result<std::unique_ptr<Compressor>> MakeZstd(const Compressor::Options& options) {
-  constexpr int kDefaultLevel = 2;
-  constexpr std::array<int, 10> kZstdLevel = {0, 1, 2, 3, 5, 7, 9, 12, 15, 19};
-  int level = options.level == 0 ? kDefaultLevel : options.level;
   std::unique_ptr<ZSTD_CCtx, FreeCompressor> context(ZSTD_createCCtx());
   if (!context) return Fail(Code::kIo, "zstd: out of memory");
-  size_t result = ZSTD_CCtx_setParameter(context.get(), ZSTD_c_compressionLevel,
-                                         kZstdLevel[static_cast<size_t>(level)]);
+  size_t result =
+      ZSTD_CCtx_setParameter(context.get(), ZSTD_c_compressionLevel, LevelOf(options).level);
   if (ZSTD_isError(result)) {
-    return Fail(Code::kUnsupported, "zstd level {}: {}", level, ZSTD_getErrorName(result));
+    return Fail(Code::kUnsupported, "zstd level {}: {}", options.level, ZSTD_getErrorName(result));
   }
   return std::make_unique<ZstdCompressor>(std::move(context));
 }

@@ -9,6 +9,9 @@ namespace platter::internal {
 
 Result<std::unique_ptr<Compressor>> MakeZstd(const Compressor::Options& options);
 
+// As CompressorMemory for Codec::kZstd.
+uint64_t ZstdMemory(const Compressor::Options& options, uint64_t unit);
+
 // As Decompress for Codec::kZstd.
 Result<size_t> Unzstd(ConstBytes from, Bytes into);
 

@@ -232,5 +232,24 @@ TEST(ZstdTest, DamageNeverReadsOrWritesOutside) {
   }
 }
 
+// What a copy reckons with when it chooses the number of its workers.
+TEST(Zstd, TakesNoMoreMemoryThanItSays) {
+  constexpr int kZstdLevel[] = {2, 1, 2, 3, 5, 7, 9, 12, 15, 19};
+  for (size_t unit : {64 * kKiB, 256 * kKiB, kMiB, 2 * kMiB}) {
+    const Buffer from = PeriodicBytes(unit, 100, 1);
+    Buffer into(ZSTD_compressBound(unit));
+    for (int level = 0; level <= 9; ++level) {
+      ZSTD_CCtx* context = ZSTD_createCCtx();
+      ZSTD_CCtx_setParameter(context, ZSTD_c_compressionLevel, kZstdLevel[level]);
+      ASSERT_FALSE(ZSTD_isError(
+          ZSTD_compress2(context, into.data(), into.size(), from.data(), from.size())));
+      EXPECT_LE(ZSTD_sizeof_CCtx(context),
+                CompressorMemory({.id = Codec::kZstd, .level = level}, unit))
+          << level << " " << unit;
+      ZSTD_freeCCtx(context);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace platter

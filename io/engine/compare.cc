@@ -2,7 +2,8 @@
 // zeros. Where neither has data nothing is read; where one has none the other must be all zeros.
 //
 // Jobs are handed out in guest order, and none is handed out behind the earliest difference found
-// so far; all before it are finished. So the one that is told is the first of all.
+// so far; all before it are finished. So the one that is told is the first of all, and what cannot
+// be read behind it does not matter, whoever is faster.
 #include <algorithm>
 #include <mutex>
 #include <optional>
@@ -73,7 +74,7 @@ class Comparison {
     uint64_t begin = a_.at();
     auto filled = FillLocked(job);
     if (!filled) {
-      FailLocked(std::move(filled.error()));
+      FailLocked(a_.at(), std::move(filled.error()));
       return std::nullopt;
     }
     if (a_.at() == begin) return std::nullopt;
@@ -85,9 +86,9 @@ class Comparison {
     std::lock_guard lock(mutex_);
     first_difference_ = std::min(first_difference_, at);
   }
-  void Fails(Error error) {
+  void Fails(uint64_t at, Error error) {
     std::lock_guard lock(mutex_);
-    FailLocked(std::move(error));
+    FailLocked(at, std::move(error));
   }
   void Done(const Job& job, uint64_t moved) {
     if (!options_.progress) return;
@@ -96,14 +97,19 @@ class Comparison {
   }
 
   Result<std::optional<uint64_t>> Outcome() {
-    if (failure_) return std::unexpected(std::move(*failure_));
+    if (failure_ && failed_at_ <= first_difference_) {
+      return std::unexpected(std::move(*failure_));
+    }
     if (first_difference_ == UINT64_MAX) return std::nullopt;
     return first_difference_;
   }
 
  private:
-  void FailLocked(Error error) {
-    if (!failure_) failure_ = std::move(error);
+  void FailLocked(uint64_t at, Error error) {
+    if (!failure_ || at < failed_at_) {
+      failed_at_ = at;
+      failure_ = std::move(error);
+    }
     stop_ = true;
   }
 
@@ -152,7 +158,8 @@ class Comparison {
   MapCursor a_, b_;
   uint64_t first_difference_ = UINT64_MAX;
   bool stop_ = false;
-  std::optional<Error> failure_;
+  uint64_t failed_at_ = 0;
+  std::optional<Error> failure_;  // at failed_at_
 };
 
 class Worker {
@@ -165,7 +172,9 @@ class Worker {
       moved_ = 0;
       for (const Job::Run& run : job->runs) {
         auto difference = CompareRun(*job, run);
-        if (!difference) return comparison_.Fails(std::move(difference.error()));
+        if (!difference) {
+          return comparison_.Fails(run.guest.offset, std::move(difference.error()));
+        }
         if (!*difference) continue;
         comparison_.Differs(**difference);
         break;

@@ -42,6 +42,24 @@ unsigned WorkerCount(const CopyOptions& options, uint64_t length) {
   return static_cast<unsigned>(std::clamp<uint64_t>(jobs, 1, std::max(wanted, 1u)));
 }
 
+namespace {
+
+// Bytes: what the workers of one copy take together, however many processors there are. With what
+// else there is, a conversion stays below 256 MiB.
+constexpr uint64_t kMostMemory = 192 * kMiB;
+
+unsigned MostWorkers(const CopyShared& shared) {
+  // Guest bytes, packed units of the source (up to twice as much) and of the target.
+  uint64_t each = kMiB + 4 * uint64_t{shared.plan.chunk()};
+  const Info& to = shared.to.info();
+  if (shared.options.compress || to.only_packed) {
+    each += CompressorMemory({.id = PackedCodec(to), .level = shared.options.level}, to.unit);
+  }
+  return static_cast<unsigned>(std::max<uint64_t>(kMostMemory / each, 1));
+}
+
+}  // namespace
+
 Result<> Copy(Layer& from, Layer& to, Range range, const CopyOptions& options) {
   if (!FitsIn(range.offset, range.length, to.info().size)) {
     return Fail(Code::kOutOfRange, "the target has {} bytes, too few for {} bytes at {}",
@@ -50,11 +68,12 @@ Result<> Copy(Layer& from, Layer& to, Range range, const CopyOptions& options) {
   if (options.compress && PackedCodec(to.info()) == Codec::kNone) {
     return Fail(Code::kUnsupported, "{}: compressed units cannot be written", to.info().format);
   }
-  if (options.progress) options.progress->total = range.length;
+  if (options.progress && options.progress->total == 0) options.progress->total = range.length;
   CopyShared shared(from, to, range, options);
   {
     std::vector<std::jthread> others;
-    for (unsigned i = 1; i < WorkerCount(options, range.length); ++i) {
+    const unsigned count = std::min(WorkerCount(options, range.length), MostWorkers(shared));
+    for (unsigned i = 1; i < count; ++i) {
       others.emplace_back([&shared] { CopyWorker(shared).Run(); });
     }
     CopyWorker(shared).Run();

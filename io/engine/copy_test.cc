@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "io/codec/codec.h"
 #include "io/engine/engine.h"
+#include "io/iov.h"
 #include "io/memory_store.h"
 #include "io/testing/flat_layer.h"
 #include "io/testing/toy_layer.h"
@@ -384,6 +385,34 @@ TEST(Compare, PastTheShorterEndZerosAreEqual) {
   ASSERT_TRUE(Write(*b.layer, kMiB + 7777, Noise(1, 1)));
   EXPECT_EQ(*Compare(*a.layer, *b.layer, {}), kMiB + 7777);
   EXPECT_EQ(*Compare(*b.layer, *a.layer, {}), kMiB + 7777);
+}
+
+// A store that cannot be read from some byte on.
+struct BadTail : WrapperStore {
+  BadTail(Store& base, uint64_t good) : WrapperStore(base), good_(good) {}
+  Result<> Read(uint64_t at, std::span<const iovec> into) override {
+    if (at + IovLength(into) > good_) return Fail(Code::kIo, "injected");
+    return base_.Read(at, into);
+  }
+  const uint64_t good_;
+};
+
+// Which job fails first depends on who is faster; what is told does not.
+TEST(Compare, WhatCannotBeReadMattersBeforeADifferenceOnly) {
+  constexpr uint64_t kSize = 8 * kMiB;
+  const auto bytes = Noise(kSize, 3);
+  MemoryStore a{ConstBytes(bytes)}, early{ConstBytes(bytes)}, late{ConstBytes(bytes)};
+  const std::byte other{0};
+  ASSERT_TRUE(early.Write(200'000, ConstBytes(&other, 1)));
+  ASSERT_TRUE(late.Write(7 * kMiB, ConstBytes(&other, 1)));
+  BadTail bad_early(early, 256 * kKiB), bad_late(late, 256 * kKiB);
+  FlatLayer good(a), with_early(bad_early), with_late(bad_late);
+  for (int i = 0; i < 200; ++i) {
+    auto found = Compare(good, with_early, Threads(8));
+    ASSERT_TRUE(found) << found.error().text();
+    ASSERT_EQ(*found, 200'000u);
+    ASSERT_FALSE(Compare(good, with_late, Threads(8)));
+  }
 }
 
 }  // namespace

@@ -58,8 +58,8 @@ CopyWorker::CopyWorker(CopyShared& shared)
   packed_out_ = Buffer(units * PackedRoom());
 }
 
-// What a unit may become: worth packing if it gets smaller; else as large as a codec makes what does
-// not compress, which is a few bytes in a block of some KiB.
+// What a unit may become: worth packing if it gets smaller; else as large as a codec makes what
+// does not compress, which is a few bytes in a block of some KiB.
 size_t CopyWorker::PackedRoom() const {
   return only_packed_ ? unit_ + unit_ / 1024 + 64 : unit_ - 1;
 }

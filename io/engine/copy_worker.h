@@ -110,11 +110,11 @@ class CopyWorker {
   CopyShared& shared_;
   Layer& to_;
   const CopyOptions& options_;
-  const uint64_t unit_;            // of the target; 0: none
-  const uint64_t block_;           // bytes: in which zeros are looked for
-  const bool detect_;              // zeros
-  const bool ordered_;             // the target allocates: jobs reserve in turn
-  const bool only_packed_;         // the target takes nothing else
+  const uint64_t unit_;     // of the target; 0: none
+  const uint64_t block_;    // bytes: in which zeros are looked for
+  const bool detect_;       // zeros
+  const bool ordered_;      // the target allocates: jobs reserve in turn
+  const bool only_packed_;  // the target takes nothing else
   const bool compress_;
   Codec::Id pass_ = Codec::kNone;  // packed units of the source that stay as they are
   uint32_t pass_unit_ = 0;

@@ -69,13 +69,13 @@ struct CopyOptions {
 // Makes `range` of `to` read as `range` of `from` does; past the end of `from`, zeros. For each
 // extent the cheapest way that both sides allow: nothing (holes), copy_file_range (reflinks where
 // the filesystem has them), still-compressed units (checked by decompressing them, so that a
-// corrupt one is an error here and not in the copy), or buffers. Uses `threads` workers and at
-// most about 16 MiB of buffers each. Space in the target is reserved in guest order whatever the
-// number of threads, so the same input gives the same bytes of output.
+// corrupt one is an error here and not in the copy), or buffers. Uses `threads` workers,
+// or as many as do with some 200 MiB together. Space in the target is reserved in guest order
+// whatever the number of threads, so the same input gives the same bytes of output.
 Result<> Copy(Layer& from, Layer& to, Range range, const CopyOptions& options);
 
 // Compares guest content; past the end of the shorter one, zeros. The first differing byte's
-// offset, or nothing. All cores.
+// offset, or nothing; an error where what lies before it, or all, cannot be read. All cores.
 Result<std::optional<uint64_t>> Compare(Layer& a, Layer& b, const CopyOptions& options);
 
 }  // namespace platter

@@ -121,7 +121,7 @@ AssertionResult Inspect(const Subject& subject, const History& history, uint64_t
 
 }  // namespace
 
-AssertionResult RunPowerCuts(const Subject& subject, Plan plan) {
+AssertionResult RunPowerCuts(const Subject& subject, Plan plan, uint64_t* cuts) {
   auto in_context = [&](std::string_view where, const AssertionResult& result) {
     return AssertionFailure() << fmt::format("{}, seed {} (PLATTER_MODEL_SEED), {}: {}",
                                              subject.name, plan.seed, where, result.message());
@@ -141,6 +141,7 @@ AssertionResult RunPowerCuts(const Subject& subject, Plan plan) {
       // The two plain states each time, and others of the many.
       uint64_t seed = state < 2 ? state : 2 + boundary * kStates + state;
       std::unique_ptr<MemoryStore> image = recorder.Crash(boundary, seed);
+      if (cuts) ++*cuts;
       auto done =
           Inspect(subject, history, boundary, *image, plan.seed + boundary * kStates + state);
       if (!done) return in_context(fmt::format("cut {}, disk state {}", boundary, seed), done);

@@ -11,6 +11,7 @@ namespace platter::model {
 // store's events, and several of the states that a disk may be in at that moment: the image has no
 // corruption, opens, and reads as follows. A byte has the value of the last acknowledged Flush, or
 // one that an operation since then gave it. What is written after the reopening is kept, too.
-testing::AssertionResult RunPowerCuts(const Subject& subject, Plan plan);
+// `cuts`, if not null, is increased by how many disks were looked at.
+testing::AssertionResult RunPowerCuts(const Subject& subject, Plan plan, uint64_t* cuts = nullptr);
 
 }  // namespace platter::model

@@ -1,0 +1,14 @@
+// Another parent for an image that is there; see Format::set_parent.
+#pragma once
+
+#include <optional>
+
+#include "formats/format.h"
+
+namespace platter::vmdk {
+
+Result<> SetVmdkParent(Store& store, const OpenOptions& open,
+                       const std::optional<Reference>& parent,
+                       const std::optional<ParentFile>& file);
+
+}  // namespace platter::vmdk
