@@ -6,6 +6,7 @@
 #include <array>
 
 #include "base/check.h"
+#include "io/bitmapper.h"
 #include "io/engine/engine.h"
 #include "io/store.h"
 
@@ -184,32 +185,66 @@ uint64_t StatusOf(MetaContext::Kind kind, const Extent& extent) {
   return kStateHole | kStateZero;
 }
 
-Result<std::vector<Status>> StatusRuns(const Export& from, const Request& request,
-                                       MetaContext::Kind kind) {
+// Runs of a BLOCK_STATUS, neighbours that are alike merged.
+class Runs {
+ public:
+  explicit Runs(const Request& request) : most_(request.Has(kFlagReqOne) ? 1 : kMostRuns) {}
+
+  // False if it has no room: the client asks again from there.
+  bool Add(uint64_t length, uint64_t status) {
+    if (length == 0) return true;
+    if (!runs_.empty() && runs_.back().status == status) {
+      runs_.back().length += length;
+      return true;
+    }
+    if (runs_.size() == most_) return false;
+    runs_.push_back({length, status});
+    return true;
+  }
+  std::span<const Status> all() const { return runs_; }
+
+ private:
+  const size_t most_;
+  std::vector<Status> runs_;
+};
+
+Result<> AddBitmapRuns(const Export& from, const Request& request, const std::string& bitmap,
+                       Runs& runs) {
+  Range rest = InLayer(from, request.range);
+  bool room = true;
+  TRY(from.layer->bitmapper()->VisitDirty(bitmap, rest, [&](Range dirty) {
+    room = runs.Add(dirty.offset - rest.offset, 0) && runs.Add(dirty.length, kStateDirty);
+    rest = Range::FromTo(dirty.end(), rest.end());
+    return room;
+  }));
+  if (room) runs.Add(rest.length, 0);
+  return {};
+}
+
+Result<> AddMapRuns(const Export& from, const Request& request, MetaContext::Kind kind,
+                    Runs& runs) {
   std::array<Extent, kBatch> extents;
-  std::vector<Status> runs;
   Range rest = request.range;
   for (size_t maps = 0; !rest.empty() && maps < kMostMaps; ++maps) {
     size_t count = TRY(from.layer->Map(InLayer(from, rest), extents));
     for (const Extent& extent : std::span(extents).first(count)) {
-      const uint64_t status = StatusOf(kind, extent);
-      if (!runs.empty() && runs.back().status == status) {
-        runs.back().length += extent.guest.length;
-      } else if ((request.Has(kFlagReqOne) && runs.size() == 1) || runs.size() == kMostRuns) {
-        return runs;
-      } else {
-        runs.push_back({extent.guest.length, status});
-      }
+      if (!runs.Add(extent.guest.length, StatusOf(kind, extent))) return {};
       rest = Range::FromTo(rest.offset + extent.guest.length, rest.end());
     }
   }
-  return runs;
+  return {};
 }
 
 Result<> AnswerBlockStatus(const Export& from, const Request& request, Outbox& out) {
   for (uint32_t context : request.contexts) {
-    auto runs = TRY(StatusRuns(from, request, from.contexts[context].kind));
-    AppendStatus(out, request, context, runs, context == request.contexts.back());
+    const MetaContext& asked = from.contexts[context];
+    Runs runs(request);
+    if (asked.kind == MetaContext::kBitmap) {
+      TRY(AddBitmapRuns(from, request, asked.bitmap, runs));
+    } else {
+      TRY(AddMapRuns(from, request, asked.kind, runs));
+    }
+    AppendStatus(out, request, context, runs.all(), context == request.contexts.back());
   }
   return {};
 }

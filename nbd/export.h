@@ -21,8 +21,10 @@ struct MetaContext {
   enum Kind : uint8_t {
     kAllocation,  // "base:allocation": kStateHole, kStateZero
     kDepth,       // "qemu:allocation-depth": 0 not allocated, 1 in the top layer, 2 below it, ...
+    kBitmap,      // "qemu:dirty-bitmap:NAME": kStateDirty
   } kind;
   std::string name;
+  std::string bitmap = {};  // of the layer's Bitmapper
 };
 
 // What clients did, since the start. Any thread; read one by one, so not one moment's picture.

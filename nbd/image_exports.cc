@@ -25,6 +25,13 @@ std::shared_ptr<Export> MakeExport(const std::string& name, std::string descript
   made->rotational = image.rotational;
   made->contexts = {{MetaContext::kAllocation, "base:allocation"},
                     {MetaContext::kDepth, "qemu:allocation-depth"}};
+  if (!made->layer->bitmapper()) return made;
+  for (const BitmapInfo& bitmap : made->layer->info().bitmaps) {
+    // What an interrupted program left says nothing.
+    if (bitmap.in_use) continue;
+    made->contexts.push_back(
+        {MetaContext::kBitmap, "qemu:dirty-bitmap:" + bitmap.name, bitmap.name});
+  }
   return made;
 }
 

@@ -292,6 +292,9 @@ static_assert(sizeof(StatusDescriptor64) == 16);
 constexpr uint32_t kStateHole = 1 << 0;
 constexpr uint32_t kStateZero = 1 << 1;
 
+// Status of the contexts "qemu:dirty-bitmap:NAME" (QEMU's docs/interop/nbd.txt).
+constexpr uint32_t kStateDirty = 1 << 0;
+
 // "Error values": those of Linux, whatever the system.
 enum ErrorValue : uint32_t {
   kPermission = 1,

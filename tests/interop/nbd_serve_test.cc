@@ -241,6 +241,21 @@ TEST_F(NbdServeTest, PartitionsAndSnapshotsAreExports) {
   EXPECT_EQ(MustRun("nbdinfo --size " + served.Uri("mbr/p6")), std::to_string(9 << 20) + "\n");
 }
 
+TEST_F(NbdServeTest, DirtyBitmapsAreContexts) {
+  const std::string image = Image();
+  MustRun("qemu-img bitmap --add -g 64k " + image +
+          " backup && qemu-io -f qcow2 "
+          "-c 'write -P 1 2M 128k' -c 'write -P 1 30M 64k' " +
+          image + " && qemu-img bitmap --disable " + image + " backup");
+  Served served(folder_, image);
+  std::vector<std::vector<uint64_t>> dirty;
+  for (const json& run :
+       json::parse(MustRun("nbdinfo --map=qemu:dirty-bitmap:backup --json " + served.Uri()))) {
+    if (run["type"] == 1) dirty.push_back({run["offset"], run["length"]});
+  }
+  EXPECT_THAT(dirty, ElementsAre(ElementsAre(2 << 20, 128 << 10), ElementsAre(30 << 20, 64 << 10)));
+}
+
 TEST_F(NbdServeTest, AnOverlayKeepsNothing) {
   const std::string image = Image();
   const std::string before = MustRun("sha256sum " + image);
