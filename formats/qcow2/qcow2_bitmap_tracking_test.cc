@@ -94,7 +94,9 @@ TEST_F(BitmapTrackingTest, RandomWritesAreMarked) {
       EXPECT_EQ(seen.at("fine").set, fine.bits());
       EXPECT_EQ(seen.at("coarse").set, coarse.bits());
       EXPECT_TRUE(seen.at("off").set.empty());
-      if (opened >= 2) EXPECT_EQ(seen.at("late").set, late.bits());
+      if (opened >= 2) {
+        EXPECT_EQ(seen.at("late").set, late.bits());
+      }
       auto sound = IsSound(image);
       EXPECT_TRUE(sound && *sound);
     }
@@ -182,8 +184,12 @@ TEST_F(BitmapTrackingTest, PowerCutsNeverLoseAWrite) {
         Contents bytes(1 + random.Below(9000));
         random.Fill(bytes);
         ASSERT_TRUE(Write(**layer, random.Below(kSize - bytes.size()), ConstBytes(bytes)));
-        if (i == 6) ASSERT_TRUE((*layer)->Flush());
-        if (i == 9) ASSERT_TRUE((*layer)->bitmapper()->EnableBitmap("b", true));  // stores them
+        if (i == 6) {
+          ASSERT_TRUE((*layer)->Flush());
+        }
+        if (i == 9) {
+          ASSERT_TRUE((*layer)->bitmapper()->EnableBitmap("b", true));  // stores them
+        }
       }
     }
     size_t trusted = 0;

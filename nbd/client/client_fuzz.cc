@@ -16,7 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // Small, so that an answer of few bytes can be whole.
   std::byte memory[512];
   const iovec one{memory, sizeof memory};
-  Connection connection(std::move(*opened));
+  ClientConnection connection(std::move(*opened));
   std::vector<StatusRun> runs;
   for (Command command : {kCmdRead, kCmdBlockStatus, kCmdRead, kCmdFlush}) {
     Call call;

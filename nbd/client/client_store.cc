@@ -46,7 +46,7 @@ Result<std::unique_ptr<ClientStore>> ClientStore::Open(Uri uri, const ClientOpti
   if (options.writable && opened.agreed.has(kReadOnly)) {
     return Fail(Code::kReadOnly, "'{}': the server exports it for reading only", uri.name);
   }
-  auto connection = std::make_shared<Connection>(std::move(opened));
+  auto connection = std::make_shared<ClientConnection>(std::move(opened));
   return std::unique_ptr<ClientStore>(
       new ClientStore(std::move(uri), options, std::move(connection)));
 }
@@ -125,13 +125,13 @@ void ClientStore::ConnectMore(const Picked& picked) {
                     opened->agreed.extended == agreed_.extended &&
                     opened->agreed.minimum <= agreed_.minimum && era_ == picked.era;
   if (fits) {
-    open_.push_back(std::make_shared<Connection>(std::move(*opened)));
+    open_.push_back(std::make_shared<ClientConnection>(std::move(*opened)));
   } else {
     no_more_ = true;
   }
 }
 
-Result<> ClientStore::Recover(uint64_t era, Connection& lost) {
+Result<> ClientStore::Recover(uint64_t era, ClientConnection& lost) {
   std::lock_guard recover(recover_);
   const auto problem = lost.problem();
   Error why = problem ? problem->Clone() : Error(Code::kIo, 0, "it was closed");
@@ -187,7 +187,7 @@ Result<ClientStore::ConnectionPtr> ClientStore::TryReconnect(uint64_t era) {
                     (now.flags & agreed_.flags & kNeeded) == (agreed_.flags & kNeeded) &&
                     !(options_.writable && now.has(kReadOnly));
   if (!same) return Fail(Code::kRefused, "the server has another export there now");
-  auto connection = std::make_shared<Connection>(std::move(opened));
+  auto connection = std::make_shared<ClientConnection>(std::move(opened));
   auto send = [&](const Unflushed::Entry& entry) -> Result<> {
     Call call;
     call.command = entry.zero ? kCmdWriteZeroes : kCmdWrite;

@@ -68,7 +68,7 @@ class ClientStore final : public Store {
   size_t connections() const;  // that are open
 
  private:
-  using ConnectionPtr = std::shared_ptr<Connection>;
+  using ConnectionPtr = std::shared_ptr<ClientConnection>;
   struct Picked {
     ConnectionPtr connection;
     uint64_t era;
@@ -90,7 +90,7 @@ class ClientStore final : public Store {
   Result<> Answer(const Call& call) const;
   Result<Picked> Pick();
   void ConnectMore(const Picked& picked);
-  Result<> Recover(uint64_t era, Connection& lost);
+  Result<> Recover(uint64_t era, ClientConnection& lost);
   Result<ConnectionPtr> Reconnect(uint64_t era, const Error& why);
   Result<ConnectionPtr> TryReconnect(uint64_t era);
 

@@ -49,12 +49,12 @@ void Call::Reset() {
   covered.clear();
 }
 
-Connection::Connection(Opened opened)
+ClientConnection::ClientConnection(Opened opened)
     : agreed_(opened.agreed), stream_(std::move(opened.stream)), buffer_(kBuffer) {
   stream_->SetPatience(std::chrono::milliseconds(0));  // a request may take its time
 }
 
-Connection::~Connection() {
+ClientConnection::~ClientConnection() {
   if (problem_) return;
   Call goodbye;
   goodbye.command = kCmdDisconnect;
@@ -62,18 +62,18 @@ Connection::~Connection() {
   (void)Send(goodbye, 0);
 }
 
-size_t Connection::in_flight() const {
+size_t ClientConnection::in_flight() const {
   std::lock_guard lock(state_);
   return calls_.size();
 }
 
-std::optional<Error> Connection::problem() const {
+std::optional<Error> ClientConnection::problem() const {
   std::lock_guard lock(state_);
   if (!problem_) return std::nullopt;
   return problem_->Clone();
 }
 
-void Connection::Close(Error why) {
+void ClientConnection::Close(Error why) {
   std::lock_guard lock(state_);
   if (!problem_) problem_ = std::move(why);
   stream_->Shutdown();
@@ -81,7 +81,7 @@ void Connection::Close(Error why) {
   if (!reading_) LoseAllLocked();
 }
 
-void Connection::LoseAllLocked() {
+void ClientConnection::LoseAllLocked() {
   for (auto& [cookie, call] : calls_) {
     call->state = Call::kLost;
     call->wake.NotifyAll();
@@ -89,7 +89,7 @@ void Connection::LoseAllLocked() {
   calls_.clear();
 }
 
-bool Connection::Perform(Call& call) {
+bool ClientConnection::Perform(Call& call) {
   uint64_t cookie = 0;
   {
     std::lock_guard lock(state_);
@@ -102,7 +102,7 @@ bool Connection::Perform(Call& call) {
   return call.state == Call::kAnswered;
 }
 
-Result<> Connection::Send(const Call& call, uint64_t cookie) {
+Result<> ClientConnection::Send(const Call& call, uint64_t cookie) {
   auto fill = [&](auto& request, uint32_t magic, uint16_t flags) {
     request.magic = magic;
     request.flags = flags;
@@ -129,7 +129,7 @@ Result<> Connection::Send(const Call& call, uint64_t cookie) {
 }
 
 // Reads replies, or lets another thread do so, until this call's is there.
-void Connection::Await(Call& call) {
+void ClientConnection::Await(Call& call) {
   std::unique_lock lock(state_);
   while (call.state == Call::kOpen) {
     if (reading_) {
@@ -153,7 +153,7 @@ void Connection::Await(Call& call) {
   if (!reading_ && !calls_.empty()) calls_.begin()->second->wake.NotifyAll();
 }
 
-Result<> Connection::ReceiveReply() {
+Result<> ClientConnection::ReceiveReply() {
   const uint32_t magic = TRY(Take<be32>());
   if (magic == kSimpleReplyMagic && !agreed_.extended) return ReceiveSimple();
   if (magic == kStructuredReplyMagic && agreed_.structured && !agreed_.extended) {
@@ -163,7 +163,7 @@ Result<> Connection::ReceiveReply() {
   return Malformed(fmt::format("a reply begins with {:#x}", magic));
 }
 
-Result<> Connection::ReceiveSimple() {
+Result<> ClientConnection::ReceiveSimple() {
   struct Rest {
     be32 error;
     be64 cookie;
@@ -181,7 +181,7 @@ Result<> Connection::ReceiveSimple() {
   return Finish(rest.cookie, call);
 }
 
-Result<> Connection::ReceiveChunk(uint32_t magic) {
+Result<> ClientConnection::ReceiveChunk(uint32_t magic) {
   uint16_t flags = 0, type = 0;
   uint64_t cookie = 0, length = 0;
   if (magic == kExtendedReplyMagic) {
@@ -206,14 +206,14 @@ Result<> Connection::ReceiveChunk(uint32_t magic) {
 }
 
 // Only who reads ends calls, so this one stays.
-Result<Call*> Connection::Find(uint64_t cookie) {
+Result<Call*> ClientConnection::Find(uint64_t cookie) {
   std::lock_guard lock(state_);
   auto found = calls_.find(cookie);
   if (found != calls_.end()) return found->second;
   return Malformed("a reply to what was not asked");
 }
 
-Result<> Connection::TakeChunk(Call& call, uint16_t type, uint64_t length) {
+Result<> ClientConnection::TakeChunk(Call& call, uint16_t type, uint64_t length) {
   switch (type) {
     case kChunkNone: return length == 0 ? Result<>{} : Malformed("an empty chunk with content");
     case kChunkData: return TakeData(call, length);
@@ -226,7 +226,7 @@ Result<> Connection::TakeChunk(Call& call, uint16_t type, uint64_t length) {
   return Malformed(fmt::format("a chunk of type {}", type));
 }
 
-Result<> Connection::TakeData(Call& call, uint64_t length) {
+Result<> ClientConnection::TakeData(Call& call, uint64_t length) {
   if (length <= sizeof(OffsetData)) return Malformed("a chunk of data is too short");
   const uint64_t offset = TRY(Take<OffsetData>()).offset;
   const Range part{offset, length - sizeof(OffsetData)};
@@ -238,7 +238,7 @@ Result<> Connection::TakeData(Call& call, uint64_t length) {
   return ReadInto(call.into, {offset - call.range.offset, part.length});
 }
 
-Result<> Connection::TakeHole(Call& call, uint64_t length) {
+Result<> ClientConnection::TakeHole(Call& call, uint64_t length) {
   if (length != sizeof(OffsetHole)) return Malformed("a chunk for a hole has the wrong length");
   const auto hole = TRY(Take<OffsetHole>());
   const Range part{hole.offset, hole.length};
@@ -252,7 +252,7 @@ Result<> Connection::TakeHole(Call& call, uint64_t length) {
 }
 
 template <class Header, class Descriptor>
-Result<> Connection::TakeStatus(Call& call, uint64_t length) {
+Result<> ClientConnection::TakeStatus(Call& call, uint64_t length) {
   if (call.command != kCmdBlockStatus || length < sizeof(Header) + sizeof(Descriptor) ||
       (length - sizeof(Header)) % sizeof(Descriptor) != 0 ||
       (length - sizeof(Header)) / sizeof(Descriptor) > kMostDescriptors) {
@@ -273,7 +273,7 @@ Result<> Connection::TakeStatus(Call& call, uint64_t length) {
   return {};
 }
 
-Result<> Connection::TakeError(Call& call, uint16_t type, uint64_t length) {
+Result<> ClientConnection::TakeError(Call& call, uint16_t type, uint64_t length) {
   if (length < sizeof(ErrorChunk)) return Malformed("an error without its number");
   const auto chunk = TRY(Take<ErrorChunk>());
   length -= sizeof(ErrorChunk);
@@ -292,7 +292,7 @@ Result<> Connection::TakeError(Call& call, uint16_t type, uint64_t length) {
   return {};
 }
 
-Result<> Connection::Finish(uint64_t cookie, Call& call) {
+Result<> ClientConnection::Finish(uint64_t cookie, Call& call) {
   if (call.error == 0 && call.command == kCmdRead) {
     const auto first = call.covered.begin();
     if (call.covered.size() != 1 || first->first != call.range.offset ||
@@ -308,13 +308,13 @@ Result<> Connection::Finish(uint64_t cookie, Call& call) {
 }
 
 template <class T>
-Result<T> Connection::Take() {
+Result<T> ClientConnection::Take() {
   T value;
   TRY(Read(std::as_writable_bytes(std::span(&value, 1))));
   return value;
 }
 
-Result<> Connection::Read(Bytes into) {
+Result<> ClientConnection::Read(Bytes into) {
   while (!into.empty()) {
     if (received_.empty()) {
       if (into.size() >= kDirect) {
@@ -331,7 +331,7 @@ Result<> Connection::Read(Bytes into) {
   return {};
 }
 
-Result<> Connection::ReadInto(std::span<const iovec> into, Range part) {
+Result<> ClientConnection::ReadInto(std::span<const iovec> into, Range part) {
   std::vector<iovec> slices;
   IovSlice(into, part.offset, part.length, slices);
   for (const iovec& slice : slices) {
@@ -340,7 +340,7 @@ Result<> Connection::ReadInto(std::span<const iovec> into, Range part) {
   return {};
 }
 
-Result<> Connection::Skip(uint64_t length) {
+Result<> ClientConnection::Skip(uint64_t length) {
   std::byte scratch[4096];
   while (length > 0) {
     const size_t count = std::min<uint64_t>(length, sizeof scratch);

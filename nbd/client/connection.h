@@ -1,4 +1,4 @@
-// Connection: requests and replies with one server, any number in flight, from any thread.
+// ClientConnection: requests and replies with one server, any number in flight, from any thread.
 //
 // There is no thread of its own: of those that wait for replies one reads, hands out what belongs
 // to the others, and passes the task on when its own reply is there. A lone request is thus sent
@@ -45,16 +45,16 @@ struct Call {
   void Reset();  // as before Perform
 
  private:
-  friend class Connection;
+  friend class ClientConnection;
   enum State : uint8_t { kOpen, kAnswered, kLost } state = kOpen;
   std::map<uint64_t, uint64_t> covered;  // of a READ: begin to end, disjoint and not touching
   CondVar wake;
 };
 
-class Connection {
+class ClientConnection {
  public:
-  explicit Connection(Opened opened);
-  ~Connection();  // says goodbye; no call is running
+  explicit ClientConnection(Opened opened);
+  ~ClientConnection();  // says goodbye; no call is running
 
   const Agreed& agreed() const { return agreed_; }
 

@@ -58,7 +58,7 @@ Outcome Ask(const Script& script, Command command = kCmdRead, bool structured = 
   opened.agreed.size = 1000;
   opened.agreed.structured = structured;
   opened.agreed.allocation = 7;
-  Connection connection(std::move(opened));
+  ClientConnection connection(std::move(opened));
   std::string data(8, '?');
   const iovec one{data.data(), data.size()};
   Outcome outcome{};
