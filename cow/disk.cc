@@ -112,6 +112,7 @@ class Disk::GrowingResizer final : public Resizer {
   GrowingResizer(Disk& disk, Resizer& top) : disk_(disk), top_(top) {}
 
   Result<> Resize(uint64_t size, Preallocation preallocation) override {
+    StructureLock::Exclusive alone = disk_.Alone();
     const uint64_t old_size = disk_.info().size;
     uint64_t shown = disk_.depth() == 1 ? 0 : std::min(size, disk_.layer(1).info().size);
     if (shown <= old_size) return top_.Resize(size, preallocation);
@@ -141,12 +142,53 @@ class Disk::GrowingResizer final : public Resizer {
   Resizer& top_;
 };
 
+class Disk::ExclusiveSnapshotter final : public Snapshotter {
+ public:
+  ExclusiveSnapshotter(Disk& disk, Snapshotter& top) : disk_(disk), top_(top) {}
+
+  Result<> CreateSnapshot(const std::string& name) override {
+    StructureLock::Exclusive alone = disk_.Alone();
+    return top_.CreateSnapshot(name);
+  }
+  Result<> ApplySnapshot(const std::string& wanted) override {
+    StructureLock::Exclusive alone = disk_.Alone();
+    return top_.ApplySnapshot(wanted);
+  }
+  Result<> DeleteSnapshot(const std::string& wanted) override {
+    StructureLock::Exclusive alone = disk_.Alone();
+    return top_.DeleteSnapshot(wanted);
+  }
+
+ private:
+  Disk& disk_;
+  Snapshotter& top_;
+};
+
+// Gives its place in the structure lock back after the reservation itself is gone.
+class Disk::SharedReservation final : public Reservation {
+ public:
+  SharedReservation(std::unique_ptr<Reservation> inner, StructureLock::Shared shared)
+      : shared_(std::move(shared)), inner_(std::move(inner)) {}
+  Range range() const override { return inner_->range(); }
+  std::span<const Extent> target() const override { return inner_->target(); }
+  std::span<const Range> fill() const override { return inner_->fill(); }
+  Result<> Publish() override { return inner_->Publish(); }
+
+ private:
+  const StructureLock::Shared shared_;
+  const std::unique_ptr<Reservation> inner_;
+};
+
 Disk::Disk(std::vector<std::unique_ptr<Layer>> layers, std::vector<std::string> paths)
     : layers_(std::move(layers)), paths_(std::move(paths)) {
   CHECK(!layers_.empty() && layers_.size() <= kMostLayers);
   CHECK(paths_.size() == layers_.size());
+  if (layers_[0]->info().writable) structure_ = std::make_unique<StructureLock>();
   if (Resizer* top = layers_[0]->resizer()) {
     resizer_ = std::make_unique<GrowingResizer>(*this, *top);
+  }
+  if (Snapshotter* top = layers_[0]->snapshotter()) {
+    snapshotter_ = std::make_unique<ExclusiveSnapshotter>(*this, *top);
   }
 }
 
@@ -198,11 +240,35 @@ size_t Disk::TryMap(Range want, std::span<Extent> out) {
   return planner.count();
 }
 
-Result<std::unique_ptr<Reservation>> Disk::Reserve(Range want) { return layers_[0]->Reserve(want); }
+Pin Disk::Hold() {
+  if (!structure_) return layers_[0]->Hold();
+  Pin shared = structure_->Hold();
+  return Pin::Both(layers_[0]->Hold(), std::move(shared));
+}
+
+StructureLock::Shared Disk::Share() {
+  return structure_ ? structure_->Share() : StructureLock::Shared();
+}
+
+StructureLock::Exclusive Disk::Alone() {
+  return structure_ ? structure_->Lock() : StructureLock::Exclusive();
+}
+
+Result<std::unique_ptr<Reservation>> Disk::Reserve(Range want) {
+  StructureLock::Shared shared = Share();
+  return std::make_unique<SharedReservation>(TRY(layers_[0]->Reserve(want)), std::move(shared));
+}
 
 Result<std::unique_ptr<Reservation>> Disk::ReservePacked(Range units,
                                                          std::span<const uint32_t> sizes) {
-  return layers_[0]->ReservePacked(units, sizes);
+  StructureLock::Shared shared = Share();
+  return std::make_unique<SharedReservation>(TRY(layers_[0]->ReservePacked(units, sizes)),
+                                             std::move(shared));
+}
+
+Result<> Disk::Flush() {
+  StructureLock::Shared shared = Share();
+  return layers_[0]->Flush();
 }
 
 // Whether some byte of `range` reads as anything but a hole or a zero below the top. Stops at the
@@ -221,6 +287,7 @@ Result<bool> Disk::ParentsHold(Range range) {
 }
 
 Result<Range> Disk::Discard(Range want, Kind leave) {
+  StructureLock::Shared shared = Share();
   // The top layer does not know whether what is below shows: zeros have to be said where it does,
   // and where it does not, dropping the unit is the same and costs nothing.
   if (leave == Kind::kHole && layers_.size() > 1) {
@@ -230,5 +297,6 @@ Result<Range> Disk::Discard(Range want, Kind leave) {
 }
 
 Resizer* Disk::resizer() { return resizer_.get(); }
+Snapshotter* Disk::snapshotter() { return snapshotter_.get(); }
 
 }  // namespace platter

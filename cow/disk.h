@@ -1,9 +1,11 @@
 // Disk: an image with everything below it, as one Layer: the chain of layers from the one that was
 // opened (depth 0) to its last ancestor.
 //
-// Locks: none of its own. The chain is fixed once it is open, layers below the top are opened for
-// reading and never free space, and each layer guards itself. What changes structure (resizing,
-// snapshots, repair) is exclusive: the caller sees to it that nothing else uses the disk meanwhile.
+// Locks: the structure lock (cow/structure_lock.h), outside of all others. Guest operations share
+// it: a Pin and a Reservation hold it as long as they live. What changes structure (resizing,
+// snapshots) takes it exclusively through resizer() and snapshotter(); whoever calls them holds
+// neither. Otherwise the chain is fixed once it is open, layers below the top are opened for
+// reading and never free space, and each layer guards itself.
 #pragma once
 
 #include <memory>
@@ -12,6 +14,7 @@
 #include <vector>
 
 #include "cow/gate.h"
+#include "cow/structure_lock.h"
 #include "formats/format.h"
 #include "io/layer.h"
 #include "io/unit_cache.h"
@@ -97,7 +100,7 @@ class Disk : public Layer {
 
   // Of the top layer.
   const Info& info() const override { return layers_[0]->info(); }
-  Pin Hold() override { return layers_[0]->Hold(); }
+  Pin Hold() override;
   // Never answers kParent (but see DiskOptions::layers): what no layer holds is kHole, and so is
   // what lies past the end of a parent smaller than its child.
   Result<size_t> Map(Range want, std::span<Extent> out) override;
@@ -107,10 +110,11 @@ class Disk : public Layer {
                                                      std::span<const uint32_t> sizes) override;
   // kHole on a disk with parents that hold something there becomes kZero.
   Result<Range> Discard(Range want, Kind leave) override;
-  Result<> Flush() override { return layers_[0]->Flush(); }
-  // Growing over a longer parent zeroes what would show through.
+  Result<> Flush() override;
+  // Both wait until no guest operation is under way, and keep new ones waiting. Growing over a
+  // longer parent zeroes what would show through.
   Resizer* resizer() override;
-  Snapshotter* snapshotter() override { return layers_[0]->snapshotter(); }
+  Snapshotter* snapshotter() override;
   Bitmapper* bitmapper() override { return layers_[0]->bitmapper(); }
   // Of all layers: what those below the top name is never freed.
   UnitCache* unit_cache() override { return &unit_cache_; }
@@ -122,15 +126,22 @@ class Disk : public Layer {
 
  private:
   class GrowingResizer;
+  class ExclusiveSnapshotter;
+  class SharedReservation;
 
   Disk(std::vector<std::unique_ptr<Layer>> layers, std::vector<std::string> paths);
   Result<bool> ParentsHold(Range range);
+  StructureLock::Shared Share();
+  StructureLock::Exclusive Alone();
 
   std::vector<std::unique_ptr<Layer>> layers_;
   std::vector<std::string> paths_;
   UnitCache unit_cache_;
-  bool open_ended_ = false;                  // DiskOptions::layers left some out
-  std::unique_ptr<GrowingResizer> resizer_;  // null: the top layer cannot be resized
+  bool open_ended_ = false;  // DiskOptions::layers left some out
+  // Null: there is nobody who could change anything, since the top is read only.
+  std::unique_ptr<StructureLock> structure_;
+  std::unique_ptr<GrowingResizer> resizer_;            // null: the top layer cannot be resized
+  std::unique_ptr<ExclusiveSnapshotter> snapshotter_;  // null: it has no snapshots
 };
 
 }  // namespace platter

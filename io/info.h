@@ -70,6 +70,7 @@ struct Info {
   bool corrupt = false;           // marked as corrupt by a program that found it so
   bool compressed_units = false;  // ReservePacked is offered, see compression
   bool only_packed = false;       // what is written has to be packed units: Reserve is refused
+  bool new_units_zero = false;    // what is not written of a new unit reads as zeros, at no cost
   std::string compression;        // codec of packed units ("deflate", "zstd"); empty: none
   Identity identity;
   std::vector<Reference> references;  // every file it names, opened or not

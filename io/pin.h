@@ -45,28 +45,40 @@ class PinSet {
 class Pin {
  public:
   Pin() = default;
-  Pin(Pin&& other) noexcept : set_(std::exchange(other.set_, nullptr)), epoch_(other.epoch_) {}
+  Pin(Pin&& other) noexcept
+      : first_(std::exchange(other.first_, {})), second_(std::exchange(other.second_, {})) {}
   Pin& operator=(Pin&& other) noexcept {
     Release();
-    set_ = std::exchange(other.set_, nullptr);
-    epoch_ = other.epoch_;
+    first_ = std::exchange(other.first_, {});
+    second_ = std::exchange(other.second_, {});
     return *this;
   }
   ~Pin() { Release(); }
 
+  // Holds what both hold, each of one set at most; the epoch is that of `first`.
+  static Pin Both(Pin first, Pin second) {
+    first.second_ = std::exchange(second.first_, {});
+    return first;
+  }
+
   // In which it began; an empty Pin's is before all others.
-  uint64_t epoch() const { return epoch_; }
+  uint64_t epoch() const { return first_.epoch; }
 
  private:
   friend class PinSet;
-  Pin(PinSet* set, uint64_t epoch) : set_(set), epoch_(epoch) {}
+  struct Hold {
+    PinSet* set = nullptr;
+    uint64_t epoch = 0;
+  };
+  Pin(PinSet* set, uint64_t epoch) : first_{set, epoch} {}
   void Release() {
-    if (set_) set_->active_[epoch_ & 1].fetch_sub(1);
-    set_ = nullptr;
+    for (Hold* hold : {&first_, &second_}) {
+      if (hold->set) hold->set->active_[hold->epoch & 1].fetch_sub(1);
+      hold->set = nullptr;
+    }
   }
 
-  PinSet* set_ = nullptr;
-  uint64_t epoch_ = 0;
+  Hold first_, second_;
 };
 
 inline Pin PinSet::Hold() {

@@ -9,7 +9,7 @@
 #include "formats/unit_set.h"
 #include "io/buffer.h"
 #include "io/fd.h"
-#include "io/store.h"
+#include "io/read_only_store.h"
 #include "io/temp_file.h"
 #include "tools/interrupt.h"
 #include "tools/scan.h"
@@ -53,15 +53,13 @@ Result<size_t> ReadUpTo(int fd, Bytes into) {
 }
 
 // The bytes of a buffer as a Store, for reading.
-class BufferStore : public Store {
+class BufferStore final : public ReadOnlyStore {
  public:
   explicit BufferStore(ConstBytes bytes) : bytes_(bytes) {}
   Caps caps() const override { return {}; }
   const std::string& name() const override { return name_; }
-  bool writable() const override { return false; }
   Result<uint64_t> Size() const override { return bytes_.size(); }
   using Store::Read;
-  using Store::Write;
   Result<> Read(uint64_t at, std::span<const iovec> into) override {
     for (const iovec& part : into) {
       if (!FitsIn(at, part.iov_len, bytes_.size()))
@@ -71,15 +69,12 @@ class BufferStore : public Store {
     }
     return {};
   }
-  Result<> Write(uint64_t, std::span<const iovec>) override { return ReadOnly(); }
-  Result<> Zero(Range, bool) override { return ReadOnly(); }
-  Result<> Sync() override { return {}; }
-  Result<> Resize(uint64_t) override { return ReadOnly(); }
-  Result<> Allocate(Range) override { return ReadOnly(); }
   Result<Run> FindRun(uint64_t at) override { return Run{bytes_.size() - at, true}; }
 
  private:
-  static Result<> ReadOnly() { return Fail(Code::kReadOnly, "an input stream is for reading"); }
+  std::unexpected<Error> Refused() const override {
+    return Fail(Code::kReadOnly, "an input stream is for reading");
+  }
   const ConstBytes bytes_;
   const std::string name_ = "input stream";
 };

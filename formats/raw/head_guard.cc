@@ -70,6 +70,28 @@ Result<> HeadGuard::Write(uint64_t at, std::span<const iovec> from) {
   return store_.Write(at, from);
 }
 
+Result<> HeadGuard::Resize(uint64_t size) {
+  std::lock_guard lock(mutex_);
+  const uint64_t old = TRY(store_.Size());
+  auto signature = [&](uint64_t at_size) -> Result<std::string_view> {
+    Ends ends(at_size);
+    // What is new reads as zeros.
+    auto read = [&](uint64_t at, Bytes bytes) {
+      const uint64_t there = std::min<uint64_t>(bytes.size(), old - std::min(old, at));
+      return there == 0 ? Result<>() : store_.Read(at, bytes.first(there));
+    };
+    TRY(read(0, ends.head()));
+    TRY(read(at_size - ends.tail().size(), ends.tail()));
+    return ends.SignatureName();
+  };
+  const std::string_view before = TRY(signature(old)), after = TRY(signature(size));
+  if (after.empty() || after == before) return store_.Resize(size);
+  return Fail(Code::kRefused,
+              "'{}': with {} bytes this image would look like {}, and that it is raw was a guess; "
+              "if it is, say so with -f raw",
+              store_.name(), size, after);
+}
+
 Result<> HeadGuard::Zero(Range range, bool may_unmap) {
   std::lock_guard lock(mutex_);
   TRY(CheckChange(range, [](uint64_t, Bytes into) { std::ranges::fill(into, std::byte{0}); }));

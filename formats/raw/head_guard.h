@@ -2,9 +2,9 @@
 //
 // The content of a raw image is the guest's to write. If its format is found out by looking at the
 // content, a guest that writes, say, a qcow2 header with a parent of its choice into its first
-// sector has the host open that file at the next start. So where raw was a guess, writes that
-// would leave a known signature where Probe looks (the first 4096 and the last 512 bytes) are
-// refused. Naming the format (-f raw) lifts that, and is what every script should do.
+// sector has the host open that file at the next start. So where raw was a guess, writes and new
+// sizes that would leave a known signature where Probe looks (the first 4096 and the last 512
+// bytes) are refused. Naming the format (-f raw) lifts that, and is what every script should do.
 #pragma once
 
 #include <memory>
@@ -37,7 +37,8 @@ class HeadGuard final : public Store {
   Result<> Write(uint64_t at, std::span<const iovec> from) override;
   Result<> Zero(Range range, bool may_unmap) override;
   Result<> Sync() override { return store_.Sync(); }
-  Result<> Resize(uint64_t size) override { return store_.Resize(size); }
+  // Refuses a size at which other bytes are the last ones, and a signature.
+  Result<> Resize(uint64_t size) override;
   Result<> Allocate(Range range) override { return store_.Allocate(range); }
   Result<Run> FindRun(uint64_t at) override { return store_.FindRun(at); }
   size_t TryRead(uint64_t at, std::span<const iovec> into) override {

@@ -113,7 +113,7 @@ Result<> RawLayer::Resize(uint64_t size, Preallocation preallocation) {
     return Fail(Code::kUnsupported,
                 "raw has no metadata to preallocate; falloc and full are there");
   }
-  TRY(store_->Resize(size));
+  TRY(guard_ ? guard_->Resize(size) : store_->Resize(size));
   info_.size = size;
   if (size > old_size) {
     TRY(PreallocateBytes(*store_, Range::FromTo(old_size, size), preallocation));

@@ -305,6 +305,17 @@ TEST_F(Guessed, RefusesATrailer) {
   EXPECT_FALSE(Write(0, all)) << "a write of the whole disk";
 }
 
+TEST_F(Guessed, RefusesASizeThatMakesATrailer) {
+  ASSERT_TRUE(Write(kChunk - 2048, "conectix"));
+  auto resized = layer_->resizer()->Resize(kChunk - 2048 + 512, Preallocation::kOff);
+  ASSERT_FALSE(resized.has_value());
+  EXPECT_THAT(resized.error().text(), HasSubstr("would look like VHD"));
+  EXPECT_EQ(*store_.Size(), kChunk);
+  for (uint64_t size : {kChunk - 1024, kChunk + 512, 3 * kChunk, uint64_t{0}}) {
+    EXPECT_TRUE(layer_->resizer()->Resize(size, Preallocation::kOff).has_value()) << size;
+  }
+}
+
 TEST_F(Guessed, MapsNothingPastTheGuard) {
   ASSERT_TRUE(Write(0, std::string(kChunk, 'x')));
   EXPECT_EQ(MapText(*layer_, {0, kChunk}), "data*+4096@0 data*+60928@4096 data*+512@65024 ");

@@ -49,6 +49,7 @@ Info MakeInfo(const Header& header) {
   info.format = "vdi";
   info.size = header.size;
   info.unit = header.block_size;
+  info.new_units_zero = !header.differencing();
   info.identity = {IdOrNothing(header.id), IdOrNothing(header.modification)};
   if (header.differencing()) {
     Reference parent;

@@ -56,6 +56,7 @@ Info MakeInfo(const Footer& footer, SizeChoice size) {
 
 void AddDynamicInfo(Info& info, const Image& image, const std::optional<Reference>& parent) {
   info.unit = image.header.block_size;
+  info.new_units_zero = !parent;
   Facts& facts = info.facts;
   facts.push_back({"block-size", uint64_t{image.header.block_size}});
   facts.push_back({"table-entries", uint64_t{image.header.table_entries}});

@@ -63,7 +63,7 @@ Result<> PlanMetadata(const CreateOptions& options, Plan& plan) {
     return Fail(Code::kUnsupported, "logical_sector_size {}: that of the parent is {}",
                 metadata.logical_sector, sector);
   }
-  uint64_t size = TRY(SizeOption(options.options, "size")).value_or(options.size);
+  const uint64_t size = options.size;
   if (size > kMostDiskSize) {
     return Fail(Code::kOutOfRange, "a disk of {} bytes; {} are the most", size, kMostDiskSize);
   }

@@ -15,15 +15,12 @@ namespace platter::vhdx {
 
 // The options of `-o help`: qemu-img's names, and sector sizes.
 inline constexpr OptionHelp kCreateOptions[] = {
-    {"backing_file", "name of the parent image, a VHDX"},
-    {"backing_fmt", "format of the parent image: vhdx"},
     {"block_size", "a power of two from 1M to 256M (8M to 64M by size; 2M with a parent)"},
     {"block_state_zero", "say of empty blocks that they read as zeros: on, off (on)"},
     {"log_size", "a multiple of 1M, at most 1G (1M)"},
     {"logical_sector_size", "512, 4096 (512, or that of the parent)"},
     {"physical_sector_size", "512, 4096 (4096)"},
     {"preallocation", "off, falloc, full; all but off make the image fixed (off)"},
-    {"size", "size of the disk"},
     {"subformat", "dynamic, or fixed: all blocks have their place in the file (dynamic)"},
 };
 

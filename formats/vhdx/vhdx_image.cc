@@ -195,6 +195,7 @@ Info MakeInfo(const Image& image) {
   info.format = "vhdx";
   info.size = metadata.disk_size;
   info.unit = metadata.block_size;
+  info.new_units_zero = !metadata.has_parent;
   info.sector = metadata.logical_sector;
   info.dirty = !IsNil(header.log_id);
   info.identity = {.id = GuidText(metadata.page83), .version = GuidText(header.data_write)};

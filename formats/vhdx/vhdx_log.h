@@ -20,7 +20,7 @@
 
 #include "base/result.h"
 #include "formats/vhdx/vhdx_parse.h"
-#include "io/store.h"
+#include "io/read_only_store.h"
 
 namespace platter::vhdx {
 
@@ -76,7 +76,7 @@ class LogChanges {
 };
 
 // A file as it reads once its log is replayed, without changing it. Read-only.
-class ReplayedStore final : public Store {
+class ReplayedStore final : public ReadOnlyStore {
  public:
   // `file` outlives the store.
   ReplayedStore(Store& file, LogChanges changes);
@@ -86,19 +86,15 @@ class ReplayedStore final : public Store {
 
   Caps caps() const override;
   const std::string& name() const override { return file_.name(); }
-  bool writable() const override { return false; }
   Result<uint64_t> Size() const override { return size_; }
   using Store::Read;
-  using Store::Write;
   Result<> Read(uint64_t at, std::span<const iovec> into) override;
-  Result<> Write(uint64_t at, std::span<const iovec> from) override;
-  Result<> Zero(Range range, bool may_unmap) override;
-  Result<> Sync() override { return {}; }
-  Result<> Resize(uint64_t size) override;
-  Result<> Allocate(Range range) override;
   Result<Run> FindRun(uint64_t at) override;
 
  private:
+  std::unexpected<Error> Refused() const override {
+    return Fail(Code::kReadOnly, "'{}': opened for reading", name());
+  }
   Result<> ReadSpan(uint64_t at, Bytes into);
 
   Store& file_;

@@ -44,20 +44,4 @@ Result<Store::Run> ReplayedStore::FindRun(uint64_t at) {
   return run;
 }
 
-Result<> ReplayedStore::Write(uint64_t, std::span<const iovec>) {
-  return Fail(Code::kReadOnly, "'{}': opened for reading", name());
-}
-
-Result<> ReplayedStore::Zero(Range, bool) {
-  return Fail(Code::kReadOnly, "'{}': opened for reading", name());
-}
-
-Result<> ReplayedStore::Resize(uint64_t) {
-  return Fail(Code::kReadOnly, "'{}': opened for reading", name());
-}
-
-Result<> ReplayedStore::Allocate(Range) {
-  return Fail(Code::kReadOnly, "'{}': opened for reading", name());
-}
-
 }  // namespace platter::vhdx

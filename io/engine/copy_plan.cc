@@ -21,7 +21,14 @@ uint64_t ChunkFor(uint64_t from_unit, uint64_t to_unit) {
   return chunk > kLargestChunk ? kLargestChunk : RoundUp(chunk, std::max<uint64_t>(to_unit, 1));
 }
 
+// Less costs more reservations than zeros that are left out save.
+constexpr uint64_t kLeastZeros = 64 * kKiB;
+
 }  // namespace
+
+uint64_t ZeroUnit(const Info& target) {
+  return target.new_units_zero ? std::min<uint64_t>(target.unit, kLeastZeros) : target.unit;
+}
 
 CopyPlan::CopyPlan(Layer& from, const Layer& to, Range range, const CopyOptions& options,
                    MapCursor::Lost lost)
@@ -30,11 +37,15 @@ CopyPlan::CopyPlan(Layer& from, const Layer& to, Range range, const CopyOptions&
       chunk_(ChunkFor(from.info().unit, to.info().unit)),
       cursor_(from, range, std::move(lost)) {
   // Parts that are to be left alone forbid widening; without units in the target a page will do.
-  uint64_t unit = to.info().unit == 0 ? Buffer::kAlign : to.info().unit;
+  const uint64_t zero_unit = ZeroUnit(to.info());
+  const uint64_t unit = zero_unit == 0 ? Buffer::kAlign : zero_unit;
   grain_ = options.skip_parent && !to.info().only_packed ? 1 : std::min(unit, chunk_);
-  // A packed unit of the source that is cut in two would be unpacked twice.
-  uint64_t packed = from.info().unit;
-  cut_ = packed > grain_ && packed <= chunk_ && IsAligned(packed, grain_) ? packed : grain_;
+  // Jobs that share a unit of the target wait for one another; a packed unit of the source that is
+  // cut in two would be unpacked twice.
+  cut_ = grain_;
+  for (uint64_t whole : {uint64_t{to.info().unit}, uint64_t{from.info().unit}}) {
+    if (whole > cut_ && whole <= chunk_ && IsAligned(whole, cut_)) cut_ = whole;
+  }
 }
 
 CopyPlan::Fate CopyPlan::FateOf(const Extent& extent) const {

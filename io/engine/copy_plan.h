@@ -30,6 +30,10 @@ struct CopyJob {
   uint64_t covered = 0;                          // guest bytes, holes included, for the progress
 };
 
+// Bytes: pieces in which zeros are looked for and left out. The target's unit, 0 if it has none;
+// less where a unit may be written in part.
+uint64_t ZeroUnit(const Info& target);
+
 // Cuts the source into jobs. What costs is what is allocated, never the size of the disk: holes are
 // skipped by one Map answer each. Runs are widened to whole units of the target where holes
 // permit, so that no two jobs share a unit and no unit needs fill from the target. One thread at a

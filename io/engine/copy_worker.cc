@@ -36,7 +36,7 @@ CopyWorker::CopyWorker(CopyShared& shared)
       to_(shared.to),
       options_(shared.options),
       unit_(to_.info().unit),
-      block_(BlockFor(options_, unit_, shared.plan.chunk())),
+      block_(BlockFor(options_, ZeroUnit(to_.info()), shared.plan.chunk())),
       detect_(options_.sparse != 0),
       ordered_(unit_ != 0),
       only_packed_(to_.info().only_packed),

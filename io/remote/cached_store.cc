@@ -248,12 +248,4 @@ Result<Store::Run> CachedStore::FindRun(uint64_t at) {
               size_);
 }
 
-std::unexpected<Error> CachedStore::ReadOnly() const {
-  return Fail(Code::kReadOnly, "'{}' can only be read", name());
-}
-Result<> CachedStore::Write(uint64_t, std::span<const iovec>) { return ReadOnly(); }
-Result<> CachedStore::Zero(Range, bool) { return ReadOnly(); }
-Result<> CachedStore::Resize(uint64_t) { return ReadOnly(); }
-Result<> CachedStore::Allocate(Range) { return ReadOnly(); }
-
 }  // namespace platter

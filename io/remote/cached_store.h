@@ -17,9 +17,9 @@
 
 #include "base/sync.h"
 #include "io/buffer.h"
+#include "io/read_only_store.h"
 #include "io/remote/disk_cache.h"
 #include "io/remote/remote_source.h"
-#include "io/store.h"
 
 namespace platter {
 
@@ -30,7 +30,7 @@ struct CacheOptions {
   std::string folder;           // blocks are kept there from run to run; empty: nowhere
 };
 
-class CachedStore final : public Store {
+class CachedStore final : public ReadOnlyStore {
  public:
   // kIo, kRefused (the folder).
   static Result<std::unique_ptr<Store>> Open(std::unique_ptr<RemoteSource> source,
@@ -39,16 +39,9 @@ class CachedStore final : public Store {
 
   Caps caps() const override { return {.preferred = 1 << 20}; }
   const std::string& name() const override { return source_->name(); }
-  bool writable() const override { return false; }
   Result<uint64_t> Size() const override { return size_; }
   using Store::Read;
-  using Store::Write;
   Result<> Read(uint64_t at, std::span<const iovec> into) override;
-  Result<> Write(uint64_t at, std::span<const iovec> from) override;
-  Result<> Zero(Range range, bool may_unmap) override;
-  Result<> Sync() override { return {}; }
-  Result<> Resize(uint64_t size) override;
-  Result<> Allocate(Range range) override;
   Result<Run> FindRun(uint64_t at) override;
   size_t TryRead(uint64_t at, std::span<const iovec> into) override;
 
@@ -76,7 +69,6 @@ class CachedStore final : public Store {
   void Load(const PiecePtr& piece);
   Result<> LoadBytes(Piece& piece);
   void RunAhead();
-  std::unexpected<Error> ReadOnly() const;
 
   const std::unique_ptr<RemoteSource> source_;
   const uint64_t size_;

@@ -76,12 +76,4 @@ Result<Store::Run> DownloadedStore::FindRun(uint64_t at) {
               size);
 }
 
-std::unexpected<Error> DownloadedStore::ReadOnly() const {
-  return Fail(Code::kReadOnly, "'{}' can only be read", name());
-}
-Result<> DownloadedStore::Write(uint64_t, std::span<const iovec>) { return ReadOnly(); }
-Result<> DownloadedStore::Zero(Range, bool) { return ReadOnly(); }
-Result<> DownloadedStore::Resize(uint64_t) { return ReadOnly(); }
-Result<> DownloadedStore::Allocate(Range) { return ReadOnly(); }
-
 }  // namespace platter

@@ -13,7 +13,7 @@
 
 #include "base/sync.h"
 #include "io/file_store.h"
-#include "io/store.h"
+#include "io/read_only_store.h"
 
 namespace platter {
 
@@ -29,7 +29,7 @@ class Download {
   virtual void Stop() = 0;  // makes Run fail soon
 };
 
-class DownloadedStore final : public Store {
+class DownloadedStore final : public ReadOnlyStore {
  public:
   static constexpr uint64_t kMost = 64 * kGiB;  // bytes: longer files are refused
 
@@ -39,24 +39,16 @@ class DownloadedStore final : public Store {
 
   Caps caps() const override { return {}; }
   const std::string& name() const override { return download_->name(); }
-  bool writable() const override { return false; }
   // Waits for the end where the server did not say the size.
   Result<uint64_t> Size() const override;
   using Store::Read;
-  using Store::Write;
   Result<> Read(uint64_t at, std::span<const iovec> into) override;
-  Result<> Write(uint64_t at, std::span<const iovec> from) override;
-  Result<> Zero(Range range, bool may_unmap) override;
-  Result<> Sync() override { return {}; }
-  Result<> Resize(uint64_t size) override;
-  Result<> Allocate(Range range) override;
   Result<Run> FindRun(uint64_t at) override;
 
  private:
   DownloadedStore(std::unique_ptr<Download> download, std::unique_ptr<FileStore> file);
   void Fill();
   Result<> WaitFor(uint64_t end) const;
-  std::unexpected<Error> ReadOnly() const;
 
   const std::unique_ptr<Download> download_;
   const std::unique_ptr<FileStore> file_;

@@ -22,6 +22,7 @@
 
 #include "base/sync.h"
 #include "io/iov.h"
+#include "io/read_only_store.h"
 #include "io/unpack/index.h"
 #include "io/unpack/spool.h"
 #include "io/unpack/unpacker.h"
@@ -35,7 +36,7 @@ using Clock = std::chrono::steady_clock;
 constexpr size_t kPiece = kMiB;       // unpacked at once
 constexpr uint64_t kMostAtOnce = 16;  // blocks
 
-class UnpackedStore : public Store {
+class UnpackedStore : public ReadOnlyStore {
  public:
   UnpackedStore(std::unique_ptr<Store> packed, Packing packing, UnpackLimits limits,
                 internal::Spool spool)
@@ -43,17 +44,9 @@ class UnpackedStore : public Store {
 
   Caps caps() const override { return {}; }
   const std::string& name() const override { return packed_->name(); }
-  bool writable() const override { return false; }
-  using Store::Read;
-  using Store::Write;
-  Result<> Write(uint64_t, std::span<const iovec>) override { return Refused(); }
-  Result<> Zero(Range, bool) override { return Refused(); }
-  Result<> Sync() override { return {}; }
-  Result<> Resize(uint64_t) override { return Refused(); }
-  Result<> Allocate(Range) override { return Refused(); }
 
  protected:
-  std::unexpected<Error> Refused() const {
+  std::unexpected<Error> Refused() const override {
     return Fail(Code::kReadOnly, "'{}' is compressed with {}, which can only be read", name(),
                 PackingName(packing_));
   }
