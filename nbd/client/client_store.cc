@@ -22,6 +22,17 @@ constexpr uint64_t kMostEffect = kGiB;
 constexpr uint64_t kMostZeros = kMiB;  // bytes written at once where zeros have to be written
 constexpr int kMostRounds = 20;        // of one request, each over a connection that was lost
 constexpr std::chrono::milliseconds kPatienceForMore = std::chrono::seconds(2);
+constexpr auto kBelieved = std::chrono::seconds(1);  // what a server said of runs
+
+// Asks for the first block: an error is an answer, too.
+bool Answers(ClientConnection& connection) {
+  Buffer block(std::min<uint64_t>(connection.agreed().minimum, connection.agreed().size));
+  const iovec one{block.data(), block.size()};
+  Call call;
+  call.range = {0, block.size()};
+  call.into = {&one, 1};
+  return connection.Perform(call);
+}
 
 std::string_view Doing(Command command) {
   switch (command) {
@@ -119,6 +130,9 @@ void ClientStore::ConnectMore(const Picked& picked) {
   std::unique_lock recover(recover_, std::try_to_lock);
   if (!recover) return;
   auto opened = OpenExport(uri_, kPatienceForMore);
+  // A server that was started again knows nothing of what the one before it had not flushed, and
+  // may be there before the loss of that one is noticed. If it still answers, it is the same one.
+  if (!Answers(*picked.connection)) return;
   std::lock_guard lock(session_);
   const bool fits = opened && opened->agreed.size == agreed_.size &&
                     opened->agreed.flags == agreed_.flags &&
@@ -251,7 +265,8 @@ Result<Store::Run> ClientStore::FindRun(uint64_t at) {
   };
   {
     std::lock_guard lock(runs_);
-    if (auto run = find(known_)) return *run;
+    auto run = find(known_);
+    if (run && steady_clock::now() < known_.until) return *run;
   }
   return *find(TRY(AskRuns(at)));
 }
@@ -276,7 +291,7 @@ Result<ClientStore::KnownRuns> ClientStore::AskRuns(uint64_t at) {
   for (const StatusRun& run : told) told_length += run.length;
   if (!asked || told_length <= at - begin) told = {{call.range.length, 0}};
 
-  KnownRuns known{.begin = begin};
+  KnownRuns known{.begin = begin, .runs = {}, .until = steady_clock::now() + kBelieved};
   uint64_t end = begin;
   for (const StatusRun& run : told) {
     // A hole that does not read as zeros holds who knows what.

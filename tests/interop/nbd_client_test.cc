@@ -178,6 +178,21 @@ TEST_F(NbdClientTest, RunsFollowWrites) {
   EXPECT_FALSE(store->FindRun(4 * kMiB)->data);
 }
 
+TEST_F(NbdClientTest, RunsFollowWritesOfOthers) {
+  auto server = StartNbdkit("memory 1M");
+  auto reader = Open(), writer = Open({.writable = true});
+  ASSERT_TRUE(reader && writer);
+  auto run = reader->FindRun(0);
+  ASSERT_TRUE(run);
+  EXPECT_FALSE(run->data);
+  const std::byte bytes[512] = {std::byte{1}};
+  ASSERT_TRUE(writer->Write(0, ConstBytes(bytes)));
+  std::this_thread::sleep_for(1100ms);  // so long it is believed
+  run = reader->FindRun(0);
+  ASSERT_TRUE(run);
+  EXPECT_TRUE(run->data);
+}
+
 TEST_F(NbdClientTest, ManyRequestsAreUnderWayAtOnce) {
   auto server = StartNbdkit("--filter=delay memory 1M rdelay=100ms -t 32");
   auto store = Open({.connections = 1});
@@ -403,6 +418,40 @@ TEST_F(NbdClientTest, OurServerMayDieToo) {
   ASSERT_EQ(ran.code, 0) << ran.err;
   served->Stop();
   MustRun("qemu-img compare -f raw -F qcow2 " + File("big.raw") + " " + File("t.qcow2"));
+}
+
+// A server that hangs and dies, and one that took its place before that was noticed: the new one
+// has to get what the old one did not flush before anything is asked of it.
+TEST_F(NbdClientTest, AnotherServersConnectionIsNotAddedToTheOldOnes) {
+  MustRun("truncate -s 8M " + File("old.raw") + " " + File("new.raw"));
+  const std::string arguments = "--export-name x --writable -f raw ";
+  testing_support::Served old_server(folder_, arguments + File("old.raw"), "old");
+  auto uri = ParseUri("nbd+unix:///x?socket=" + old_server.socket());
+  auto opened = ClientStore::Open(*uri, {.writable = true, .reconnect_seconds = 20});
+  ASSERT_TRUE(opened) << opened.error().text();
+  ClientStore& store = **opened;
+  const std::vector<std::byte> written(4096, std::byte{'w'});
+  ASSERT_TRUE(store.Write(0, ConstBytes(written)));
+  kill(old_server.pid(), SIGSTOP);
+  testing_support::Served new_server(folder_, arguments + File("new.raw"), "new");
+  ASSERT_EQ(rename(new_server.socket().c_str(), old_server.socket().c_str()), 0);
+
+  // The third finds two under way, and asks for a further connection. Then flushes go in turns over
+  // those that there are.
+  std::vector<std::jthread> threads;
+  for (int i = 0; i < 6; ++i) {
+    threads.emplace_back([&, i] {
+      std::byte block[512];
+      auto done = i < 3 ? store.Read(kMiB * static_cast<uint64_t>(i), Bytes(block)) : store.Sync();
+      EXPECT_TRUE(done) << done.error().text();
+    });
+    std::this_thread::sleep_for(100ms);
+  }
+  old_server.Kill();
+  threads.clear();
+  std::vector<std::byte> read(written.size());
+  ASSERT_TRUE(store.Read(0, Bytes(read)));
+  EXPECT_EQ(read, written);
 }
 
 // --- TLS ----------------------------------------------------------------------------------------
