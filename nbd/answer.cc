@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 
 #include "base/check.h"
+#include "base/math.h"
 #include "io/bitmapper.h"
 #include "io/engine/engine.h"
 #include "io/store.h"
@@ -20,6 +22,10 @@ constexpr size_t kMostRuns = 16 * 1024;  // of one BLOCK_STATUS and context
 constexpr size_t kMostMaps = 4096;       // of one request: its time is bounded
 constexpr uint64_t kMostCached = kGiB;   // by one CACHE
 constexpr size_t kBatch = 8;             // extents of one Map
+
+// Bytes of a WRITE_ZEROES that are zeroed first. What was zeroed this fast is followed by more.
+constexpr uint64_t kZeroedFirst = 256 * kMiB;
+constexpr auto kFast = std::chrono::milliseconds(50);
 
 bool ReadsAsZero(const Extent& extent) { return extent.kind != Kind::kData; }
 
@@ -151,8 +157,20 @@ bool ZeroesFast(const Export& from, const Request& request) {
   return first.store != nullptr && first.store->caps().punch && !first.store->caps().block_device;
 }
 
+// Where zeros have to be written, a disk of them may take hours; so it is done in parts, between
+// which it can be ended. They end where units do: none is larger than the first part.
 Result<> AnswerWriteZeroes(const Export& from, const Request& request) {
-  return Zero(*from.layer, InLayer(from, request.range), !request.Has(kFlagNoHole));
+  uint64_t most = kZeroedFirst;
+  for (Range rest = InLayer(from, request.range); !rest.empty();) {
+    if (request.aborted && request.aborted->load()) return Fail(Code::kIo, "the server is ending");
+    const auto start = std::chrono::steady_clock::now();
+    const uint64_t end = std::min(rest.end(), RoundDown(rest.offset + most, kZeroedFirst));
+    TRY(Zero(*from.layer, Range::FromTo(rest.offset, end), !request.Has(kFlagNoHole)));
+    rest = Range::FromTo(end, rest.end());
+    const bool fast = std::chrono::steady_clock::now() - start < kFast;
+    if (fast && most < from.size()) most *= 2;
+  }
+  return {};
 }
 
 // Loads tables, and tells the kernel which pages are going to be asked for.

@@ -1,6 +1,7 @@
 // Requests as the session has checked them, and replies as they are written for it.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string_view>
 #include <vector>
@@ -29,6 +30,8 @@ struct Request {
   Buffer memory;
   // Of a BLOCK_STATUS: the contexts that are wanted, as indexes into Export::contexts.
   std::vector<uint32_t> contexts;
+  // Set when nobody waits for the answer any more; null: somebody always does.
+  const std::atomic<bool>* aborted = nullptr;
 
   bool Has(CommandFlag flag) const { return (flags & flag) != 0; }
   // Makes it independent of the session.
