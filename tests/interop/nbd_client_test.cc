@@ -395,6 +395,28 @@ TEST_F(NbdClientTest, LongEffectsAndStatus) {
   RunModel(**store, 16 * kMiB, 8, 100);
 }
 
+// A server that takes no further request before its replies are read, while some of us are sending
+// and others wait.
+TEST_F(NbdClientTest, MoreIsUnderWayThanSocketsHold) {
+  constexpr uint64_t kPart = 2 * kMiB;
+  MustRun("truncate -s 32M " + File("t.raw"));
+  testing_support::Served served(folder_, "--writable --window 64K -f raw " + File("t.raw"));
+  auto uri = ParseUri("nbd+unix:///t?socket=" + served.socket());
+  auto store = ClientStore::Open(*uri, {.writable = true, .connections = 1});
+  ASSERT_TRUE(store) << store.error().text();
+  std::vector<std::jthread> threads;
+  for (uint64_t i = 0; i < 16; ++i) {
+    threads.emplace_back([&, i] {
+      std::vector<std::byte> own(kPart, std::byte(i)), read(kPart);
+      for (int round = 0; round < 10; ++round) {
+        EXPECT_TRUE((*store)->Write(i * kPart, ConstBytes(own)));
+        EXPECT_TRUE((*store)->Read(i * kPart, Bytes(read)));
+        EXPECT_EQ(read, own);
+      }
+    });
+  }
+}
+
 TEST_F(NbdClientTest, OurServerMayDieToo) {
   MustRun("qemu-img create -q -f qcow2 " + File("t.qcow2") + " 64M && head -c 64M /dev/urandom >" +
           File("big.raw"));
