@@ -35,7 +35,7 @@ class Committer {
     if (entries_.size() < 2) {
       return Fail(Code::kRefused, "'{}' has no parent to commit into", Printable(path_, PATH_MAX));
     }
-    base_at_ = o_.base.empty() ? 1 : TRY(FindInChain(entries_, o_.base));
+    base_at_ = o_.base.empty() ? 1 : TRY(FindInChain(entries_, o_.base, gate_));
     if (base_at_ == 0) {
       return Fail(Code::kRefused, "'{}' is the image itself, and no parent of it",
                   Printable(o_.base, PATH_MAX));
