@@ -84,6 +84,7 @@ Result<> PlanRead(const Export& from, const Request& request, Pieces& pieces) {
   std::array<Extent, kBatch> extents;
   Range rest = request.range;
   while (WantsPieces(request) && !rest.empty() && !pieces.full()) {
+    const Pin pin = from.layer->Hold();
     size_t count = TRY(from.layer->Map(InLayer(from, rest), extents));
     pieces.Cut(request, std::span(extents).first(count), rest);
   }
@@ -130,6 +131,7 @@ bool TryAnswerRead(const Export& from, const Request& request, Outbox& out) {
   Pieces pieces;
   Range rest = request.range;
   if (WantsPieces(request)) {
+    const Pin pin = from.layer->Hold();
     size_t count = from.layer->TryMap(InLayer(from, rest), extents);
     pieces.Cut(request, std::span(extents).first(count), rest);
     if (!rest.empty()) return false;
@@ -244,6 +246,7 @@ Result<> AddMapRuns(const Export& from, const Request& request, MetaContext::Kin
   std::array<Extent, kBatch> extents;
   Range rest = request.range;
   for (size_t maps = 0; !rest.empty() && maps < kMostMaps; ++maps) {
+    const Pin pin = from.layer->Hold();
     size_t count = TRY(from.layer->Map(InLayer(from, rest), extents));
     for (const Extent& extent : std::span(extents).first(count)) {
       if (!runs.Add(extent.guest.length, StatusOf(kind, extent))) return {};
