@@ -191,8 +191,9 @@ class Converter {
       TRY(CheckResumable(TRY(MakeImage(files.image, /*replace=*/true))));
       done = 0;
       TRY(journal.Save(*done));
-    } else if (!o_.progress.quiet) {
-      console_.Err(fmt::format("going on at byte {}\n", *done));
+    } else {
+      if (!o_.progress.quiet) console_.Err(fmt::format("going on at byte {}\n", *done));
+      TRY(GiveBackLeaks(files.image));
     }
     {
       auto disk = TRY(OpenPartial(files.image));
@@ -225,6 +226,19 @@ class Converter {
     anywhere.allow_external = !o_.parent.empty();
     const Gate gate(anywhere);
     return Disk::Open(path, options, gate, nullptr);
+  }
+
+  // What the interrupted step took and did not come to name.
+  Result<> GiveBackLeaks(const std::string& path) {
+    const Gate gate{GatePolicy{}};
+    const DiskOptions options{.format = o_.target_format, .file = {.writable = true}};
+    TopImage image = TRY(OpenTopImage(path, options, gate, nullptr));
+    if (!image.format->check) return {};
+    const OpenOptions open{.writable = true, .opener = image.opener.get()};
+    const CheckReport found =
+        TRY(image.format->check(*image.store, open, {.repair = CheckOptions::kLeaks}));
+    if (found.corruptions + found.errors == 0) return {};
+    return Fail(Code::kCorrupt, "'{}' is damaged: remove it to begin again", Printable(path, 4096));
   }
 
   Result<> CopySteps(Disk& disk, uint64_t done, const Journal& journal) {

@@ -71,6 +71,23 @@ TEST_F(RepairPlanTest, UndoPutsItBack) {
   EXPECT_EQ(Hash(path), before);
 }
 
+// Space that is given back to the file system is part of the plan, and comes back.
+TEST_F(RepairPlanTest, LostGrains) {
+  const std::string path = File("a.vmdk");
+  MustRun("qemu-img create -q -f vmdk " + path + " 64M && qemu-io -f vmdk -c 'write -P 5 0 1M' " +
+          path + " && head -c 3M /dev/urandom >> " + path + " && truncate -s +1G " + path);
+  const std::string before = Hash(path);
+  EXPECT_EQ(Platter({"check", path}).code, 3);
+  Ran plan = Platter({"check", "-r", "leaks", "--dry-run", path});
+  EXPECT_EQ(plan.code, 0) << plan.out;
+  EXPECT_THAT(plan.out, HasSubstr("(would be repaired)"));
+  EXPECT_THAT(plan.out, HasSubstr("would write"));
+  EXPECT_EQ(Platter({"check", "-r", "leaks", "--undo", File("u"), path}).code, 0);
+  EXPECT_EQ(Platter({"check", path}).code, 0);
+  EXPECT_EQ(Platter({"check", "--apply-undo", File("u"), path}).code, 0);
+  EXPECT_EQ(Hash(path), before);
+}
+
 // The size that the file has while its end is being put back.
 TEST_F(RepairPlanTest, AnInterruptedUndoIsAppliedAgain) {
   const std::string path = File("a");
