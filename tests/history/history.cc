@@ -101,8 +101,11 @@ Op Model::Pick(Random& random, const Setup& setup) const {
     if (op.kind == Op::kSnapshot) {
       op.name = fmt::format("s{}", made);
     } else {
-      op.name = std::next(snapshots.begin(), static_cast<ptrdiff_t>(random.Below(snapshots.size())))
-                    ->first;
+      const auto& [name, content] =
+          *std::next(snapshots.begin(), static_cast<ptrdiff_t>(random.Below(snapshots.size())));
+      op.name = name;
+      // Bitmaps do not follow the disk to another size.
+      if (bitmap && content.size() != bytes.size()) op.kind = Op::kDelete;
     }
   } else if (die < 88 && overlays < kMostOverlays) {
     op.kind = Op::kExternal;
@@ -120,7 +123,7 @@ Op Model::Pick(Random& random, const Setup& setup) const {
   }
   bool can = op.kind == Op::kWrite || op.kind == Op::kZero || op.kind == Op::kCommit ||
              op.kind == Op::kSnapshot || op.kind == Op::kDelete ||
-             (op.kind == Op::kApply && !marked);  // which QEMU refuses
+             (op.kind == Op::kApply && !bitmap);  // which QEMU refuses
   op.by_qemu = op.by_qemu && can;
   return op;
 }
@@ -137,9 +140,13 @@ void Model::Do(const Op& op) {
     case Op::kExternal:
       snapshots.clear();
       marked.reset();
+      bitmap = false;
       ++overlays;
       break;
-    case Op::kBitmap: marked = bytes; break;
+    case Op::kBitmap:
+      marked = bytes;
+      bitmap = true;
+      break;
     case Op::kRebase:
     case Op::kStream: overlays = 0; break;
     case Op::kResize: bytes.resize(op.size); break;
@@ -283,11 +290,9 @@ Result<> Machine::BeginBitmap(uint64_t number) {
   return bitmaps.AddBitmap({.name = kBitmap, .granularity = uint64_t{512} << number % 8});
 }
 
-Result<bool> Machine::BitmapInUse() const {
+Result<std::vector<BitmapInfo>> Machine::Bitmaps() const {
   const DiskOptions look{.format = setup_.top};
-  const auto entries = TRY(ReadChainInfo(top(), look, OurGate(), false, nullptr));
-  const auto& bitmaps = entries[0].info.bitmaps;
-  return !bitmaps.empty() && bitmaps[0].in_use;
+  return TRY(ReadChainInfo(top(), look, OurGate(), false, nullptr))[0].info.bitmaps;
 }
 
 // What differs from what the disk held when the bitmap began has to be dirty.

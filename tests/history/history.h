@@ -63,6 +63,7 @@ struct Model {
   std::map<std::string, std::vector<std::byte>> snapshots;
   // What the disk held when its bitmap began; nothing: there is none that is to be trusted.
   std::optional<std::vector<std::byte>> marked;
+  bool bitmap = false;    // there is one, maybe such
   unsigned made = 0;      // names that were used
   unsigned overlays = 0;  // since the image stood alone
 
@@ -94,8 +95,8 @@ class Machine {
   // Removes files that are not part of the chain.
   Result<> Tidy() const;
 
-  // True if the image's bitmap says that it may lack writes.
-  Result<bool> BitmapInUse() const;
+  // Those of the image, by what its header says.
+  Result<std::vector<BitmapInfo>> Bitmaps() const;
 
   std::string top() const { return folder_ + "/disk." + setup_.top; }
   const Setup& setup() const { return setup_; }
