@@ -12,12 +12,23 @@ namespace platter {
 
 namespace {
 
+// Nobody could open the image again.
+Result<> RefuseItself(const std::string& path, const Reference& parent, const Gate& gate) {
+  GatePolicy anywhere = gate.policy();
+  anywhere.allow_external = true;
+  const Gate open(anywhere);
+  auto named = open.Resolve(path, parent);
+  if (!named || TRY(open.Identify(*named)) != TRY(open.Identify(path))) return {};
+  return Fail(Code::kRefused, "'{}' cannot be its own parent", Printable(path, PATH_MAX));
+}
+
 // Where nobody named the parent's format, it is as its content says; `file` is told what is known
 // of it. Some formats record nothing but a name, which is good also if there is no such file.
 Result<> LookAtNewParent(const std::string& path, const RebaseOptions& options, const Gate& gate,
                          std::vector<std::string>* warnings, Reference& parent,
                          std::optional<ParentFile>& file) {
   DiskOptions open{.file = {.direct = options.open.file.direct}, .secret = options.open.secret};
+  TRY(RefuseItself(path, parent, gate));
   auto parents = Disk::OpenParents(path, parent, open, gate, warnings);
   if (parents) {
     if (parent.format.empty()) parent.format = (*parents)->info().format;
