@@ -151,6 +151,12 @@ class Cloner {
     open.file.writable = false;
     open.no_backing = !o_.full;
     base_ = TRY(Disk::Open(base_path_, open, gate_, warnings_));
+    const size_t snapshots = base_->info().snapshots.size();
+    if (o_.full && snapshots > 0 && warnings_) {
+      warnings_->push_back(fmt::format("'{}': {} snapshot{} left out of the copies",
+                                       Printable(base_path_, PATH_MAX), snapshots,
+                                       snapshots == 1 ? " is" : "s are"));
+    }
     for (size_t first = 0; first < targets.size(); first += kGroup) {
       std::vector<std::unique_ptr<NewImage>> images;
       for (const std::string& target :

@@ -117,10 +117,14 @@ TEST_F(OverlayTest, ManyClonesOverOneBase) {
 TEST_F(OverlayTest, FullClonesDoWithoutTheBase) {
   const std::string base = File("base.qcow2");
   MustRun("qemu-img create -q -f qcow2 " + base + " 8M && qemu-io -c 'write -P 1 1M 1M' " + base);
+  MustRun("qemu-img snapshot -c s " + base);
   CloneOptions options;
   options.full = true;
-  auto made = Clone(base, {File("a.qcow2"), File("b.qcow2")}, options, gate_, nullptr);
+  std::vector<std::string> warnings;
+  auto made = Clone(base, {File("a.qcow2"), File("b.qcow2")}, options, gate_, &warnings);
   ASSERT_TRUE(made.has_value()) << made.error().text();
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_NE(warnings[0].find("1 snapshot is left out"), std::string::npos) << warnings[0];
   for (std::string name : {"a", "b"}) {
     MustRun("qemu-img compare " + base + " " + File(name + ".qcow2"));
   }
