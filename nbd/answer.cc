@@ -8,7 +8,6 @@
 
 #include "base/check.h"
 #include "base/math.h"
-#include "io/bitmapper.h"
 #include "io/engine/engine.h"
 #include "io/store.h"
 
@@ -83,8 +82,10 @@ bool WantsPieces(const Request& request) {
 Result<> PlanRead(const Export& from, const Request& request, Pieces& pieces) {
   std::array<Extent, kBatch> extents;
   Range rest = request.range;
+  // Pins in the plans of this file are for the structure lock: a disk may be resized. Nothing of a
+  // plan but kinds and lengths outlives them.
+  const Pin pin = from.layer->Hold();
   while (WantsPieces(request) && !rest.empty() && !pieces.full()) {
-    const Pin pin = from.layer->Hold();
     size_t count = TRY(from.layer->Map(InLayer(from, rest), extents));
     pieces.Cut(request, std::span(extents).first(count), rest);
   }
@@ -228,16 +229,16 @@ class Runs {
   std::vector<Status> runs_;
 };
 
-Result<> AddBitmapRuns(const Export& from, const Request& request, const std::string& bitmap,
+Result<> AddMarkedRuns(const Export& from, const Request& request, const VisitMarked& marked,
                        Runs& runs) {
   Range rest = InLayer(from, request.range);
   bool room = true;
-  TRY(from.layer->bitmapper()->VisitDirty(bitmap, rest, [&](Range dirty) {
-    room = runs.Add(dirty.offset - rest.offset, 0) && runs.Add(dirty.length, kStateDirty);
-    rest = Range::FromTo(dirty.end(), rest.end());
+  const uint64_t end = TRY(marked(rest, [&](Range there) {
+    room = runs.Add(there.offset - rest.offset, 0) && runs.Add(there.length, kStateMarked);
+    rest = Range::FromTo(there.end(), rest.end());
     return room;
   }));
-  if (room) runs.Add(rest.length, 0);
+  if (room) runs.Add(end - rest.offset, 0);
   return {};
 }
 
@@ -245,8 +246,8 @@ Result<> AddMapRuns(const Export& from, const Request& request, MetaContext::Kin
                     Runs& runs) {
   std::array<Extent, kBatch> extents;
   Range rest = request.range;
+  const Pin pin = from.layer->Hold();
   for (size_t maps = 0; !rest.empty() && maps < kMostMaps; ++maps) {
-    const Pin pin = from.layer->Hold();
     size_t count = TRY(from.layer->Map(InLayer(from, rest), extents));
     for (const Extent& extent : std::span(extents).first(count)) {
       if (!runs.Add(extent.guest.length, StatusOf(kind, extent))) return {};
@@ -260,8 +261,8 @@ Result<> AnswerBlockStatus(const Export& from, const Request& request, Outbox& o
   for (uint32_t context : request.contexts) {
     const MetaContext& asked = from.contexts[context];
     Runs runs(request);
-    if (asked.kind == MetaContext::kBitmap) {
-      TRY(AddBitmapRuns(from, request, asked.bitmap, runs));
+    if (asked.kind == MetaContext::kMarked) {
+      TRY(AddMarkedRuns(from, request, asked.visit, runs));
     } else {
       TRY(AddMapRuns(from, request, asked.kind, runs));
     }
@@ -277,6 +278,7 @@ Result<> AnswerChange(const Export& from, const Request& request) {
       break;
     case kCmdTrim: TRY(Discard(*from.layer, InLayer(from, request.range))); break;
     case kCmdWriteZeroes: TRY(AnswerWriteZeroes(from, request)); break;
+    case kCmdResize: TRY(from.resizable->Change(request.range.offset)); break;
     default: CHECK(request.command == kCmdFlush);
   }
   if (request.command == kCmdFlush || request.Has(kFlagFua)) TRY(from.layer->Flush());
@@ -284,7 +286,8 @@ Result<> AnswerChange(const Export& from, const Request& request) {
 }
 
 Result<> AnswerOrFail(const Export& from, const Request& request, Outbox& out) {
-  if (request.range.empty() && request.command != kCmdFlush) {
+  const bool ranged = request.command != kCmdFlush && request.command != kCmdResize;
+  if (ranged && request.range.empty()) {
     ReplyDone(out, request);
     return {};
   }

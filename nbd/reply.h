@@ -25,7 +25,7 @@ struct Request {
   Style style = Style::kSimple;
   uint64_t cookie = 0;
   uint64_t wire_offset = 0;  // as sent, for extended replies
-  Range range;               // of the export, bytes
+  Range range;               // of the export, bytes; of a RESIZE the new size, as an offset
   ConstBytes payload;        // of a WRITE: in `memory`, or in the session until its next Received
   Buffer memory;
   // Of a BLOCK_STATUS: the contexts that are wanted, as indexes into Export::contexts.

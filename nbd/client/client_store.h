@@ -18,7 +18,6 @@
 #pragma once
 
 #include <chrono>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -85,10 +84,9 @@ class ClientStore final : public Store {
   ClientStore(Uri uri, const ClientOptions& options, ConnectionPtr first);
 
   Result<> CheckChange(Range range) const;
-  // Makes the copy of a write that is to be kept until the next flush.
-  using MakeEntry = std::function<Unflushed::Entry()>;
-  // Sends the request until it is answered; what the server refused is an error.
-  Result<> Perform(Call& call, const MakeEntry& entry = {});
+  // Sends the request until it is answered; what the server refused is an error. A change is kept
+  // until the next flush.
+  Result<> Perform(Call& call);
   Result<> Answer(const Call& call) const;
   Result<Picked> Pick();
   void ConnectMore(const Picked& picked);
@@ -96,7 +94,8 @@ class ClientStore final : public Store {
   Result<ConnectionPtr> Reconnect(uint64_t era, const Error& why);
   Result<ConnectionPtr> TryReconnect(uint64_t era);
 
-  Result<> ReadBlocks(uint64_t at, std::span<const iovec> into);
+  // Whole blocks, in as many requests as that takes.
+  Result<> Transfer(Command command, uint64_t at, std::span<const iovec> data);
   Result<> WriteAny(uint64_t at, std::span<const iovec> from);
   Result<> WriteBlocks(uint64_t at, std::span<const iovec> from);
   Result<> PatchBlock(Range part, std::span<const iovec> from);
