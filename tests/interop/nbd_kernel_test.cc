@@ -62,7 +62,7 @@ rm /mnt/gone
 fstrim /mnt
 sha256sum /mnt/random
 umount /mnt
-e2fsck -fn /dev/nbd0 >/dev/null
+e2fsck -fn /dev/nbd0 >/dev/null 2>&1
 nbd-client -d /dev/nbd0 >/dev/null
 connect -C 2
 mount /dev/nbd0 /mnt
@@ -71,7 +71,7 @@ cp /mnt/random /mnt/copy
 sync
 sha256sum /mnt/copy
 umount /mnt
-e2fsck -fn /dev/nbd0 >/dev/null
+e2fsck -fn /dev/nbd0 >/dev/null 2>&1
 nbd-client -d /dev/nbd0 >/dev/null
 )");
     served.Stop();
