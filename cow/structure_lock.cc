@@ -12,17 +12,17 @@ using Clock = std::chrono::steady_clock;
 // How long the others are waited for, the first time and at most. It grows, so that requests which
 // take long, one after the other, cannot keep the lock from somebody for ever.
 constexpr std::chrono::milliseconds kPatience{20}, kMostPatience{2000};
-constexpr std::chrono::microseconds kLook{50};  // from one look whether they are gone to the next
-constexpr std::chrono::milliseconds kMoment{1};
 
-void Pause(std::chrono::microseconds time) {
+// From one look at the others to the next.
+void Pause() {
   if (sched::hook) return sched::hook->Yield("wait");
-  std::this_thread::sleep_for(time);
+  std::this_thread::sleep_for(std::chrono::microseconds(50));
 }
 
 }  // namespace
 
 void StructureLock::WaitToHold(Pin& pin) {
+  waiting_.fetch_add(1);
   while (state_.load() == kAlone) {
     pin = Pin();
     {
@@ -31,9 +31,11 @@ void StructureLock::WaitToHold(Pin& pin) {
     }
     pin = pins_.Hold();
   }
+  waiting_.fetch_sub(1);
 }
 
 void StructureLock::WaitToShare() {
+  waiting_.fetch_add(1);
   while (state_.load() != kOpen) {
     users_.fetch_sub(1);
     {
@@ -42,16 +44,17 @@ void StructureLock::WaitToShare() {
     }
     users_.fetch_add(1);
   }
+  waiting_.fetch_sub(1);
 }
 
 StructureLock::Exclusive StructureLock::Lock() {
   one_.lock();
-  for (auto patience = kPatience; !WaitUntilAlone(patience);
-       patience = std::min(2 * patience, kMostPatience)) {
+  for (auto patience = kPatience;; patience = std::min(2 * patience, kMostPatience)) {
+    // Who was kept out comes in first: changes one after the other keep nobody waiting for all.
+    while (waiting_.load() > 0) Pause();
+    if (WaitUntilAlone(patience)) return Exclusive(this);
     SetState(kOpen);
-    Pause(kMoment);
   }
-  return Exclusive(this);
 }
 
 // False if somebody did not go.
@@ -60,7 +63,7 @@ bool StructureLock::WaitUntilAlone(std::chrono::milliseconds patience) {
   auto wait = [&](auto gone) {
     while (!gone()) {
       if (Clock::now() > limit && !sched::hook) return false;
-      Pause(kLook);
+      Pause();
     }
     return true;
   };

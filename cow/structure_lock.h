@@ -7,7 +7,7 @@
 //
 // That order covers what the engine does for one request. A copy may hold one reservation and ask
 // for the next, or a Pin, and ask for another: then nobody goes on. So the wait is limited; if it
-// was in vain, all are let in for a moment, and it begins again.
+// was in vain, all who wait are let in, and it begins again.
 //
 // To share costs two changes of one counter and a look at a flag.
 #pragma once
@@ -88,6 +88,7 @@ class StructureLock {
 
   PinSet pins_;
   std::atomic<int64_t> users_{0};
+  std::atomic<int64_t> waiting_{0};  // in WaitToHold and WaitToShare
   std::atomic<State> state_{kOpen};
   Mutex one_;        // held by who has it alone, or is about to; before everything else
   Mutex mutex_;      // for changed_; a leaf
