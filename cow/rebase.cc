@@ -100,7 +100,7 @@ Result<> Stream(const std::string& path, const std::string& base, RebaseOptions 
   options.parent.reset();
   if (base.empty()) return Rebase(path, options, gate, warnings);
   auto entries = TRY(ReadChainInfo(path, options.open, gate, /*parents=*/true, warnings));
-  const size_t at = TRY(FindInChain(entries, base));
+  const size_t at = TRY(FindInChain(entries, base, gate));
   if (at == 0) {
     return Fail(Code::kRefused, "'{}' is the image itself, and no parent of it",
                 Printable(base, PATH_MAX));

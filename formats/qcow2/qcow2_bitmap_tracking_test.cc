@@ -41,6 +41,28 @@ class Expected {
 
 class BitmapTrackingTest : public BitmapTest {};
 
+// The layer has found out before that there was nothing to follow.
+TEST_F(BitmapTrackingTest, OneThatIsMadeOrEnabledBetweenWritesFollows) {
+  MemoryStore image;
+  const Configuration configuration{.name = "", .size = kMiB, .cluster = 65536, .options = {}};
+  ASSERT_TRUE(CreateImage(configuration, image, nullptr));
+  auto layer = OpenImage(configuration, image, nullptr).value();
+  const Contents bytes(100);
+  auto write = [&](uint64_t at) { ASSERT_TRUE(Write(*layer, at, ConstBytes(bytes))); };
+  write(0);
+  ASSERT_TRUE(
+      layer->bitmapper()->AddBitmap({.name = "off", .granularity = 4096, .enabled = false}));
+  write(4096);
+  ASSERT_TRUE(layer->bitmapper()->EnableBitmap("off", true));
+  write(8192);
+  ASSERT_TRUE(layer->bitmapper()->EnableBitmap("off", false));
+  write(0);
+  ASSERT_TRUE(layer->bitmapper()->AddBitmap({.name = "new", .granularity = 4096}));
+  write(16384);
+  EXPECT_EQ(DirtyOf(*layer, "off").value(), (std::vector<Range>{{8192, 4096}}));
+  EXPECT_EQ(DirtyOf(*layer, "new").value(), (std::vector<Range>{{16384, 4096}}));
+}
+
 TEST_F(BitmapTrackingTest, RandomWritesAreMarked) {
   uint64_t seed = 11;
   struct Case {
