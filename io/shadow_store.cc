@@ -13,6 +13,7 @@ Result<std::unique_ptr<ShadowStore>> ShadowStore::Over(Store& base, uint64_t mos
 Store::Caps ShadowStore::caps() const {
   Caps caps = base_.caps();
   caps.reflink = false;
+  caps.punch = true;  // a store that is only read cannot tell
   return caps;
 }
 

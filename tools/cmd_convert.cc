@@ -93,7 +93,7 @@ class ConvertCommand : public Command {
                  "With --bitmaps: leave out those that are not to be trusted");
     app.add_flag("--resume", o.resume,
                  "Go on where an interrupted convert --resume stopped; what is not whole yet is "
-                 "in hidden files beside the output");
+                 "in hidden files beside the output; a source that is a device wants --verify");
     app.add_flag("--force", o.force, "Replace an existing output file");
     app.add_flag("--reproducible", o.reproducible,
                  "The same input gives the same bytes: fixed ids, times from "

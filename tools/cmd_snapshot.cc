@@ -29,7 +29,7 @@ class SnapshotCommand : public Command {
            "image\n"
            "has its content, and the image becomes an overlay of that. An image that another "
            "program\n"
-           "has open is refused.\n";
+           "has open for writing is refused.\n";
   }
 
   void Declare(CLI::App& app) override {

@@ -132,8 +132,8 @@ Result<Undo> Load(const std::string& path) {
 Result<> CheckUnchanged(Store& image, const Undo& undo) {
   const uint64_t size = TRY(image.Size());
   // In between where the repair, or taking it back, was interrupted.
-  const auto [least, most] = std::minmax<uint64_t>(undo.head.size_before, undo.head.size_after);
-  bool same = size >= least && size <= most;
+  const uint64_t was = undo.head.size_before, became = undo.head.size_after;
+  bool same = size >= std::min(was, became) && size <= std::max(was, became);
   for (const Undo::Run& run : undo.runs) {
     if (!same) break;
     if (undo.head.complete == 0) continue;

@@ -1,8 +1,8 @@
 // check --dry-run, --undo and --apply-undo.
 #include <gmock/gmock.h>
+#include <nlohmann/json.hpp>
 
 #include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "tools/platter_testing.h"
 
@@ -75,7 +75,7 @@ TEST_F(RepairPlanTest, UndoPutsItBack) {
 TEST_F(RepairPlanTest, LostGrains) {
   const std::string path = File("a.vmdk");
   MustRun("qemu-img create -q -f vmdk " + path + " 64M && qemu-io -f vmdk -c 'write -P 5 0 1M' " +
-          path + " && head -c 3M /dev/urandom >> " + path + " && truncate -s +1G " + path);
+          path + " && head -c 3M /dev/urandom >> " + path + " && truncate -s +64M " + path);
   const std::string before = Hash(path);
   EXPECT_EQ(Platter({"check", path}).code, 3);
   Ran plan = Platter({"check", "-r", "leaks", "--dry-run", path});
@@ -114,7 +114,8 @@ TEST_F(RepairPlanTest, UndoOfAnImageThatWasChangedSince) {
   EXPECT_THAT(undone.err, HasSubstr("not as the repair left it"));
   EXPECT_EQ(Hash(path), now);
   std::ofstream(File("short")) << "platter undo 1\n";
-  EXPECT_THAT(Platter({"check", "--apply-undo", File("short"), path}).err, HasSubstr("no undo file"));
+  EXPECT_THAT(Platter({"check", "--apply-undo", File("short"), path}).err,
+              HasSubstr("no undo file"));
 }
 
 }  // namespace

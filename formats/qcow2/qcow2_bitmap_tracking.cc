@@ -98,11 +98,7 @@ Result<> Qcow2Bitmaps::LoadPage(Tracked& tracked, uint64_t page) {
 }
 
 Result<> Qcow2Bitmaps::StopTracking() {
-  if (tracked_.empty()) {
-    // The next write asks again which bitmaps there are to follow it.
-    layer_.writing_.store(false, std::memory_order_release);
-    return {};
-  }
+  if (tracked_.empty()) return {};
   std::vector<Range> gone;
   for (Tracked& tracked : tracked_) TRY(StoreBits(tracked, gone));
   TRY(layer_.Flush());

@@ -131,31 +131,6 @@ TEST_F(BitmapTrackingTest, RandomWritesAreMarked) {
 }
 
 // The same writes, zeros and discards by both.
-// One that is made, or enabled, after the disk was written to: clusters that may be written in
-// place are no way around it.
-TEST_F(BitmapTrackingTest, BitmapsThatBeginLater) {
-  const Configuration configuration{.size = 4 * kMiB, .cluster = 65536};
-  MemoryStore image;
-  ASSERT_TRUE(CreateImage(configuration, image, nullptr));
-  auto layer = OpenImage(configuration, image, nullptr);
-  ASSERT_TRUE(layer) << layer.error().text();
-  Bitmapper& bitmaps = *(*layer)->bitmapper();
-  const Contents bytes(65536, std::byte{1});
-  auto write = [&] { return Write(**layer, kMiB, ConstBytes(bytes)); };
-  ASSERT_TRUE(write());
-  ASSERT_TRUE(bitmaps.AddBitmap({.name = "made"}));
-  ASSERT_TRUE(bitmaps.AddBitmap({.name = "enabled", .enabled = false}));
-  ASSERT_TRUE(write());
-  ASSERT_TRUE(bitmaps.EnableBitmap("made", false));
-  ASSERT_TRUE(write());
-  ASSERT_TRUE(bitmaps.EnableBitmap("enabled", true));
-  ASSERT_TRUE(write());
-  layer->reset();
-  const auto seen = LookAtBitmaps(image).value();
-  EXPECT_EQ(seen.at("made").set, std::vector<uint64_t>{16});
-  EXPECT_EQ(seen.at("enabled").set, std::vector<uint64_t>{16});
-}
-
 TEST_F(BitmapTrackingTest, AsQemuMarksThem) {
   for (const char* options : {"cluster_size=4k", "cluster_size=64k,extended_l2=on"}) {
     SCOPED_TRACE(options);

@@ -1,11 +1,12 @@
 // What is repaired. With "leaks": a file that goes on behind its last block is cut, and gets its
-// footer back; that is what a crash leaves. With "all" also: a footer or its copy from the other
-// one; entries that name a place without guest data (past the end of the file, inside the headers,
-// or behind the end of the disk) become "unused"; the batmap follows the sector bitmaps. Blocks
-// that overlap stay: nobody knows whose the bytes are.
+// footer back, and the footer's copy follows it; that is what a crash leaves. With "all" also: a
+// footer or its copy from the other one; entries that name a place without guest data (past the end
+// of the file, inside the headers, or behind the end of the disk) become "unused"; the batmap
+// follows the sector bitmaps. Blocks that overlap stay: nobody knows whose the bytes are.
 #include "formats/vhd/vhd_check.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "formats/signatures.h"
@@ -40,13 +41,20 @@ class Checker {
 
   Result<> CheckCopy() {
     if (image_.copy_good) return {};
-    if (Mends(CheckOptions::kAll)) {
-      const DiskFooter copy = EncodeFooter(image_.footer);
-      TRY(store_.Write(0, AsBytes(copy)));
+    // An earlier state of the same footer, which is at the end by now: a crash leaves that, too.
+    std::array<std::byte, kSector> first{};
+    TRY(store_.Read(0, Bytes(first)));
+    const auto copy = ParseFooter(first);
+    const bool old = copy && copy->id == image_.footer.id;
+    const bool fix = Mends(old ? CheckOptions::kLeaks : CheckOptions::kAll);
+    if (fix) {
+      TRY(store_.Write(0, AsBytes(EncodeFooter(image_.footer))));
       TRY(store_.Sync());
     }
-    report_.Add(kCorruption, "copy of the footer at 0: damaged, or not the same as at the end",
-                Mends(CheckOptions::kAll));
+    report_.Add(old ? kLeak : kCorruption,
+                old ? "copy of the footer at 0: not yet as the one at the end"
+                    : "copy of the footer at 0: damaged, or not the same as at the end",
+                fix);
     return {};
   }
 

@@ -156,6 +156,23 @@ TEST_F(VhdCheck, WhatACrashLeavesIsALeak) {
   ExpectContent();
 }
 
+// Between the footer, when it says something else, and its copy.
+TEST_F(VhdCheck, ACopyThatIsBehindIsALeak) {
+  Footer footer = Headers().footer;
+  footer.saved_state = 1;
+  ASSERT_TRUE(store_.Write(0, AsBytes(EncodeFooter(footer))));
+  CheckReport report = Check();
+  EXPECT_EQ(report.corruptions, 0u);
+  EXPECT_EQ(report.leaks, 1u);
+  EXPECT_EQ(Check(CheckOptions::kLeaks).leaks_fixed, 1u);
+  EXPECT_TRUE(Check().findings.empty());
+  // Somebody else's is no earlier state.
+  footer.id[0] = ~footer.id[0];
+  ASSERT_TRUE(store_.Write(0, AsBytes(EncodeFooter(footer))));
+  EXPECT_EQ(Check(CheckOptions::kLeaks).corruptions, 1u);
+  ExpectRepaired("copy of the footer at 0");
+}
+
 TEST_F(VhdCheck, BlocksThatNobodyNames) {
   const uint64_t size = Size();
   SetEntry(3, kUnused);
