@@ -165,16 +165,18 @@ TEST(Hostile, MeasureTakesBoundedMemory) {
 #if defined(PLATTER_ASAN) || defined(PLATTER_TSAN)
   const uint64_t tables = 64;
 #else
-  const uint64_t tables = 4200;  // 17 million ranges
+  const uint64_t tables = 2100;  // 8.6 million ranges
 #endif
   testing_support::TempFolder folder;
   MakeManyRanges(folder.File("shared.qcow2"), tables);
-  for (const char* format : {"qcow2", "vhdx"}) {
-    const Ended ended =
-        RunPlatter({"measure", "-O", format, folder.File("shared.qcow2")}, folder.File("output"));
-    EXPECT_EQ(ended.status, 0) << format << ": " << ended.output;
-    EXPECT_LT(ended.peak_kib, kMostKiB) << format;
-  }
+  const Ended ended =
+      RunPlatter({"measure", "-O", "qcow2", folder.File("shared.qcow2")}, folder.File("output"));
+  EXPECT_EQ(ended.status, 0) << ended.output;
+  EXPECT_LT(ended.peak_kib, kMostKiB);
+  // Half of the disk is data; what is measured may be more, never less.
+  const size_t number = ended.output.find_first_of("0123456789");
+  ASSERT_NE(number, std::string::npos) << ended.output;
+  EXPECT_GT(std::stoull(ended.output.substr(number)), tables * 256 * kMiB);
 }
 
 }  // namespace
