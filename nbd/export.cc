@@ -15,13 +15,12 @@ ResizableSize::ResizableSize(std::shared_ptr<Layer> layer,
 
 Result<> ResizableSize::Change(uint64_t size) {
   std::scoped_lock lock(mutex_);
-  const uint64_t before = now_.load();
   if (size == 0) return Fail(Code::kRefused, "a disk cannot have no bytes");
   if (allowed_) TRY(allowed_(size));
   // Nobody may still ask for what is about to go, nor yet for what is about to come.
-  now_.store(std::min(before, size));
+  now_.store(std::min(now_.load(), size));
   Result<> resized = layer_->resizer()->Resize(size, Preallocation::kOff);
-  now_.store(resized ? size : before);
+  now_.store(layer_->info().size);  // whatever came of it
   largest_.store(std::max(largest_.load(), now_.load()));
   return resized;
 }
