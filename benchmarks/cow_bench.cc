@@ -88,10 +88,8 @@ void Chains(const Bench& bench) {
     PrintLine("commit", result, 0.7);
   }
   if (bench.Wanted("rebase")) {
-    const std::string ours =
-        "cd " + bench.dir + " && " + bench.platter + " rebase -q -b other.qcow2 -F qcow2 top.qcow2";
-    const std::string peer =
-        "cd " + bench.dir + " && qemu-img rebase -q -b other.qcow2 -F qcow2 top.qcow2";
+    const std::string arguments = " rebase -q -b other.qcow2 -F qcow2 " + top;
+    const std::string ours = bench.platter + arguments, peer = "qemu-img" + arguments;
     Comparison result = Compare(ours, peer, Restore(bench), bench.runs);
     MustDo(Restore(bench));
     result.ours.ok = result.ours.ok && Does(ours) && ReadsAsWanted(bench);

@@ -35,7 +35,7 @@ class Committer {
     if (entries_.size() < 2) {
       return Fail(Code::kRefused, "'{}' has no parent to commit into", Printable(path_, PATH_MAX));
     }
-    base_at_ = o_.base.empty() ? 1 : TRY(FindInChain(entries_, o_.base));
+    base_at_ = o_.base.empty() ? 1 : TRY(FindInChain(entries_, o_.base, gate_));
     if (base_at_ == 0) {
       return Fail(Code::kRefused, "'{}' is the image itself, and no parent of it",
                   Printable(o_.base, PATH_MAX));
@@ -114,11 +114,7 @@ class Committer {
     options.file.writable = empty;
     options.layers = base_at_;
     auto upper = TRY(Disk::Open(path_, options, gate_, nullptr));
-    CopyOptions copy = o_.copy;
-    copy.skip_parent = true;
-    TRY(Copy(*upper, *base_, {0, upper->info().size}, copy));
-    TRY(base_->Flush());
-    if (empty) TRY(DropOwn(upper->layer(0)));
+    TRY(CommitInto(*upper, *base_, o_.copy, empty));
     upper.reset();
     if (!recorded().modified) return {};
     // Only now is it known when the base was written last.
@@ -159,6 +155,14 @@ Result<> DropOwn(Layer& layer) {
     rest = Range::FromTo(dropped.end(), rest.end());
   }
   return layer.Flush();
+}
+
+Result<> CommitInto(Disk& upper, Layer& base, CopyOptions copy, bool empty) {
+  Disk::Alone alone(upper);
+  copy.skip_parent = true;
+  TRY(Copy(alone, base, {0, alone.info().size}, copy));
+  TRY(base.Flush());
+  return empty ? DropOwn(alone) : Result<>();
 }
 
 Result<CommitOutcome> Commit(const std::string& path, const CommitOptions& options,

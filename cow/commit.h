@@ -33,6 +33,13 @@ struct CommitOutcome {
 Result<CommitOutcome> Commit(const std::string& path, const CommitOptions& options,
                              const Gate& gate, std::vector<std::string>* warnings);
 
+// Step 4 and 5 of it, on disks that are open: what `upper` itself holds (its layers, where
+// DiskOptions::layers left out the rest; else the top one) goes into `base` and is flushed there;
+// with `empty` the top layer drops it then. Alone with `upper` all the time, since a write that
+// comes between the copy and the drop would be dropped unseen. Where `upper` has `base` below it,
+// both are over the same layer.
+Result<> CommitInto(Disk& upper, Layer& base, CopyOptions copy, bool empty);
+
 // Gives back what the top layer itself holds, as far as its units go: what it reads as is then what
 // its parents hold. For a layer that reads the same as its parents.
 Result<> DropOwn(Layer& layer);

@@ -279,6 +279,9 @@ TEST_F(RebaseTest, Refuses) {
   Overlay("child.qcow2", "qcow2", "top.qcow2");
   const auto content = Content("child.qcow2");
   EXPECT_FALSE(Go("mid.qcow2", "child.qcow2").has_value());
+  auto itself = Go("top.qcow2", "top.qcow2", /*unsafe=*/true);
+  ASSERT_FALSE(itself.has_value());
+  EXPECT_NE(itself.error().text().find("its own parent"), std::string::npos);
   MustRun("qemu-img snapshot -c s " + File("top.qcow2"));
   auto snapshots = Go("top.qcow2", "new.qcow2");
   ASSERT_FALSE(snapshots.has_value());

@@ -8,17 +8,17 @@ namespace platter {
 
 namespace {
 
-// A layer's extents, asked for in ascending order.
+// A layer's extents in `within`, asked for in ascending order.
 class Walk {
  public:
-  explicit Walk(Layer& layer) : layer_(layer) {}
+  Walk(Layer& layer, Range within) : layer_(layer), within_(within) {}
 
   // The extent that holds `at`. Valid until the next call.
   Result<const Extent*> Find(uint64_t at) {
     while (next_ < count_ && found_[next_].guest.end() <= at) ++next_;
     if (next_ == count_) {
       Pin pin = layer_.Hold();
-      count_ = TRY(layer_.Map(Range::FromTo(at, layer_.info().size), found_));
+      count_ = TRY(layer_.Map(Range::FromTo(at, within_.end()), found_));
       next_ = 0;
     }
     return &found_[next_];
@@ -26,6 +26,7 @@ class Walk {
 
  private:
   Layer& layer_;
+  const Range within_;
   std::array<Extent, 256> found_;
   size_t count_ = 0, next_ = 0;
 };
@@ -47,34 +48,46 @@ bool Same(const Extent& a, const Extent& b, uint64_t at) {
   return place(a) == place(b);
 }
 
+// Joins what comes in ascending order, and hands it on when it is whole.
+class Joiner {
+ public:
+  explicit Joiner(const std::function<bool(Range)>& visit) : visit_(visit) {}
+
+  // False once `visit` wants no more.
+  bool Add(Range range) {
+    if (joined_.end() == range.offset) {
+      joined_.length += range.length;
+      return true;
+    }
+    if (!Finish()) return false;
+    joined_ = range;
+    return true;
+  }
+  bool Finish() { return joined_.empty() || visit_(joined_); }
+
+ private:
+  const std::function<bool(Range)>& visit_;
+  Range joined_;
+};
+
 }  // namespace
 
-Result<> VisitChanged(Layer& a, Layer& b, const std::function<void(Range)>& visit) {
+Result<> VisitChanged(Layer& a, Layer& b, Range within, const std::function<bool(Range)>& visit) {
   const uint64_t shorter = std::min(a.info().size, b.info().size);
   const uint64_t longer = std::max(a.info().size, b.info().size);
-  Walk in_a(a), in_b(b);
-  Range changed{0, 0};
-  for (uint64_t at = 0; at < shorter;) {
+  const Range both = within.Intersect({0, shorter});
+  Walk in_a(a, both), in_b(b, both);
+  Joiner changed(visit);
+  for (uint64_t at = both.offset; at < both.end();) {
     const Extent& one = *TRY(in_a.Find(at));
     const Extent& other = *TRY(in_b.Find(at));
-    const Range here = Range::FromTo(at, std::min({one.guest.end(), other.guest.end(), shorter}));
-    if (!Same(one, other, at)) {
-      if (changed.end() != here.offset) {
-        if (!changed.empty()) visit(changed);
-        changed = {here.offset, 0};
-      }
-      changed.length += here.length;
-    }
+    const Range here = Range::FromTo(at, std::min(one.guest.end(), other.guest.end()));
+    if (!Same(one, other, at) && !changed.Add(here)) return {};
     at = here.end();
   }
-  if (longer > shorter) {
-    if (changed.end() != shorter) {
-      if (!changed.empty()) visit(changed);
-      changed = {shorter, 0};
-    }
-    changed.length += longer - shorter;
-  }
-  if (!changed.empty()) visit(changed);
+  const Range rest = within.Intersect(Range::FromTo(shorter, longer));
+  if (!rest.empty() && !changed.Add(rest)) return {};
+  changed.Finish();
   return {};
 }
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "io/bitmapper.h"
 #include "io/engine/engine.h"
 
 namespace platter {
@@ -112,30 +113,31 @@ class Disk::GrowingResizer final : public Resizer {
   GrowingResizer(Disk& disk, Resizer& top) : disk_(disk), top_(top) {}
 
   Result<> Resize(uint64_t size, Preallocation preallocation) override {
-    StructureLock::Exclusive alone = disk_.Alone();
+    Alone alone(disk_);
     const uint64_t old_size = disk_.info().size;
     uint64_t shown = disk_.depth() == 1 ? 0 : std::min(size, disk_.layer(1).info().size);
     if (shown <= old_size) return top_.Resize(size, preallocation);
-    TRY(OwnLastUnit(old_size));
+    TRY(OwnLastUnit(alone));
     const Range hidden = Range::FromTo(old_size, shown);
     Result<> grown = top_.GrowOver(hidden, size, preallocation);
     if (grown || grown.error().code() != Code::kUnsupported) return grown;
     TRY(top_.Resize(size, preallocation));
-    TRY(Zero(disk_, hidden, true));
-    return disk_.Flush();
+    TRY(Zero(alone, hidden, true));
+    return alone.Flush();
   }
 
  private:
   // What a unit holds past the end of the disk comes from below as the rest of it does, unless the
   // unit is the top layer's: writing one byte of it as it is makes it that.
-  Result<> OwnLastUnit(uint64_t size) {
+  Result<> OwnLastUnit(Alone& alone) {
+    const uint64_t size = disk_.info().size;
     if (size == 0 || IsAligned(size, std::max<uint64_t>(disk_.info().unit, 1))) return {};
     Extent last;
     TRY(disk_.layer(0).Map({size - 1, 1}, std::span(&last, 1)));
     if (last.kind != Kind::kParent) return {};
     std::byte byte{};
-    TRY(Read(disk_, size - 1, Bytes(&byte, 1)));
-    return Write(disk_, size - 1, ConstBytes(&byte, 1));
+    TRY(Read(alone, size - 1, Bytes(&byte, 1)));
+    return Write(alone, size - 1, ConstBytes(&byte, 1));
   }
 
   Disk& disk_;
@@ -147,21 +149,57 @@ class Disk::ExclusiveSnapshotter final : public Snapshotter {
   ExclusiveSnapshotter(Disk& disk, Snapshotter& top) : disk_(disk), top_(top) {}
 
   Result<> CreateSnapshot(const std::string& name) override {
-    StructureLock::Exclusive alone = disk_.Alone();
+    const Alone alone(disk_);
     return top_.CreateSnapshot(name);
   }
   Result<> ApplySnapshot(const std::string& wanted) override {
-    StructureLock::Exclusive alone = disk_.Alone();
+    const Alone alone(disk_);
     return top_.ApplySnapshot(wanted);
   }
   Result<> DeleteSnapshot(const std::string& wanted) override {
-    StructureLock::Exclusive alone = disk_.Alone();
+    const Alone alone(disk_);
     return top_.DeleteSnapshot(wanted);
   }
 
  private:
   Disk& disk_;
   Snapshotter& top_;
+};
+
+class Disk::ExclusiveBitmapper final : public Bitmapper {
+ public:
+  ExclusiveBitmapper(Disk& disk, Bitmapper& top) : disk_(disk), top_(top) {}
+
+  Result<> AddBitmap(const NewBitmap& bitmap) override {
+    const Alone alone(disk_);
+    return top_.AddBitmap(bitmap);
+  }
+  Result<> RemoveBitmap(const std::string& name) override {
+    const Alone alone(disk_);
+    return top_.RemoveBitmap(name);
+  }
+  Result<> ClearBitmap(const std::string& name) override {
+    const Alone alone(disk_);
+    return top_.ClearBitmap(name);
+  }
+  Result<> EnableBitmap(const std::string& name, bool enabled) override {
+    const Alone alone(disk_);
+    return top_.EnableBitmap(name, enabled);
+  }
+  Result<> MergeBitmap(const std::string& name, Bitmapper& source,
+                       const std::string& from) override {
+    const Alone alone(disk_);
+    // Asked through this one, it would wait for us.
+    return top_.MergeBitmap(name, &source == this ? top_ : source, from);
+  }
+  Result<> VisitDirty(const std::string& name, Range within, const Visit& visit) override {
+    const Pin pin = disk_.Hold();
+    return top_.VisitDirty(name, within, visit);
+  }
+
+ private:
+  Disk& disk_;
+  Bitmapper& top_;
 };
 
 // Gives its place in the structure lock back after the reservation itself is gone.
@@ -189,6 +227,9 @@ Disk::Disk(std::vector<std::unique_ptr<Layer>> layers, std::vector<std::string> 
   }
   if (Snapshotter* top = layers_[0]->snapshotter()) {
     snapshotter_ = std::make_unique<ExclusiveSnapshotter>(*this, *top);
+  }
+  if (Bitmapper* top = layers_[0]->bitmapper()) {
+    bitmapper_ = std::make_unique<ExclusiveBitmapper>(*this, *top);
   }
 }
 
@@ -250,9 +291,8 @@ StructureLock::Shared Disk::Share() {
   return structure_ ? structure_->Share() : StructureLock::Shared();
 }
 
-StructureLock::Exclusive Disk::Alone() {
-  return structure_ ? structure_->Lock() : StructureLock::Exclusive();
-}
+Disk::Alone::Alone(Disk& disk)
+    : disk_(disk), lock_(disk.structure_ ? disk.structure_->Lock() : StructureLock::Exclusive()) {}
 
 Result<std::unique_ptr<Reservation>> Disk::Reserve(Range want) {
   StructureLock::Shared shared = Share();
@@ -288,6 +328,10 @@ Result<bool> Disk::ParentsHold(Range range) {
 
 Result<Range> Disk::Discard(Range want, Kind leave) {
   StructureLock::Shared shared = Share();
+  return Drop(want, leave);
+}
+
+Result<Range> Disk::Drop(Range want, Kind leave) {
   // The top layer does not know whether what is below shows: zeros have to be said where it does,
   // and where it does not, dropping the unit is the same and costs nothing.
   if (leave == Kind::kHole && layers_.size() > 1) {
@@ -298,5 +342,6 @@ Result<Range> Disk::Discard(Range want, Kind leave) {
 
 Resizer* Disk::resizer() { return resizer_.get(); }
 Snapshotter* Disk::snapshotter() { return snapshotter_.get(); }
+Bitmapper* Disk::bitmapper() { return bitmapper_.get(); }
 
 }  // namespace platter

@@ -2,10 +2,13 @@
 // opened (depth 0) to its last ancestor.
 //
 // Locks: the structure lock (cow/structure_lock.h), outside of all others. Guest operations share
-// it: a Pin and a Reservation hold it as long as they live. What changes structure (resizing,
-// snapshots) takes it exclusively through resizer() and snapshotter(); whoever calls them holds
-// neither. Otherwise the chain is fixed once it is open, layers below the top are opened for
-// reading and never free space, and each layer guards itself.
+// it: a Pin and a Reservation hold it as long as they live. What changes structure has it alone:
+// resizer(), snapshotter() and bitmapper() see to that themselves, and whoever calls them holds
+// neither; anything else takes a Disk::Alone. Otherwise the chain is fixed once it is open, layers
+// below the top are opened for reading and never free space, and each layer guards itself.
+//
+// layer() goes past the lock: it is for what nobody can change meanwhile, under a Pin of the disk
+// or where the caller is its only user.
 #pragma once
 
 #include <memory>
@@ -75,6 +78,9 @@ Result<const Format*> ChooseFormat(Store& store, const std::string& name,
 
 class Disk : public Layer {
  public:
+  // The disk for one who changes its structure; see below.
+  class Alone;
+
   // Opens `path` ("a.ova:disk2.vmdk": a disk of a package) and, through the gate, its chain.
   // Warnings for the user are appended to `warnings`, which may be null.
   static Result<std::unique_ptr<Disk>> Open(const std::string& path, const DiskOptions& options,
@@ -101,8 +107,9 @@ class Disk : public Layer {
   // Of the top layer.
   const Info& info() const override { return layers_[0]->info(); }
   Pin Hold() override;
-  // Never answers kParent (but see DiskOptions::layers): what no layer holds is kHole, and so is
-  // what lies past the end of a parent smaller than its child.
+  // Under a Pin, where the structure may change meanwhile. Never answers kParent (but see
+  // DiskOptions::layers): what no layer holds is kHole, and so is what lies past the end of a
+  // parent smaller than its child.
   Result<size_t> Map(Range want, std::span<Extent> out) override;
   size_t TryMap(Range want, std::span<Extent> out) override;
   Result<std::unique_ptr<Reservation>> Reserve(Range want) override;
@@ -111,11 +118,12 @@ class Disk : public Layer {
   // kHole on a disk with parents that hold something there becomes kZero.
   Result<Range> Discard(Range want, Kind leave) override;
   Result<> Flush() override;
-  // Both wait until no guest operation is under way, and keep new ones waiting. Growing over a
-  // longer parent zeroes what would show through.
+  // Changes wait until no guest operation is under way, and keep new ones waiting. Growing over a
+  // longer parent zeroes what would show through. Two disks whose bitmaps are merged into each
+  // other are not at the same time.
   Resizer* resizer() override;
   Snapshotter* snapshotter() override;
-  Bitmapper* bitmapper() override { return layers_[0]->bitmapper(); }
+  Bitmapper* bitmapper() override;
   // Of all layers: what those below the top name is never freed.
   UnitCache* unit_cache() override { return &unit_cache_; }
 
@@ -127,12 +135,14 @@ class Disk : public Layer {
  private:
   class GrowingResizer;
   class ExclusiveSnapshotter;
+  class ExclusiveBitmapper;
   class SharedReservation;
 
   Disk(std::vector<std::unique_ptr<Layer>> layers, std::vector<std::string> paths);
   Result<bool> ParentsHold(Range range);
   StructureLock::Shared Share();
-  StructureLock::Exclusive Alone();
+  // Without the lock.
+  Result<Range> Drop(Range want, Kind leave);
 
   std::vector<std::unique_ptr<Layer>> layers_;
   std::vector<std::string> paths_;
@@ -142,6 +152,34 @@ class Disk : public Layer {
   std::unique_ptr<StructureLock> structure_;
   std::unique_ptr<GrowingResizer> resizer_;            // null: the top layer cannot be resized
   std::unique_ptr<ExclusiveSnapshotter> snapshotter_;  // null: it has no snapshots
+  std::unique_ptr<ExclusiveBitmapper> bitmapper_;      // null: it has no bitmaps
+};
+
+// As long as it lives, guest operations happen through it alone, from any thread: those that were
+// under way have been waited for, and new ones of the disk wait. Whoever makes one holds no Pin and
+// no Reservation of the disk, and destroys it on the same thread.
+class Disk::Alone final : public Layer {
+ public:
+  explicit Alone(Disk& disk);
+
+  const Info& info() const override { return disk_.info(); }
+  Pin Hold() override { return disk_.layer(0).Hold(); }
+  Result<size_t> Map(Range want, std::span<Extent> out) override { return disk_.Map(want, out); }
+  size_t TryMap(Range want, std::span<Extent> out) override { return disk_.TryMap(want, out); }
+  Result<std::unique_ptr<Reservation>> Reserve(Range want) override {
+    return disk_.layer(0).Reserve(want);
+  }
+  Result<std::unique_ptr<Reservation>> ReservePacked(Range units,
+                                                     std::span<const uint32_t> sizes) override {
+    return disk_.layer(0).ReservePacked(units, sizes);
+  }
+  Result<Range> Discard(Range want, Kind leave) override { return disk_.Drop(want, leave); }
+  Result<> Flush() override { return disk_.layer(0).Flush(); }
+  UnitCache* unit_cache() override { return disk_.unit_cache(); }
+
+ private:
+  Disk& disk_;
+  const StructureLock::Exclusive lock_;
 };
 
 }  // namespace platter

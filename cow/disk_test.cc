@@ -9,10 +9,13 @@
 #include <string>
 #include <vector>
 
+#include "formats/format.h"
 #include "io/engine/engine.h"
+#include "io/iov.h"
 #include "io/memory_store.h"
 #include "io/testing/toy_layer.h"
 #include "io/testing/wrapper_layer.h"
+#include "io/testing/wrapper_store.h"
 
 namespace platter {
 namespace {
@@ -233,6 +236,50 @@ TEST_F(DiskTest, GrowingShowsZerosAndNotTheParent) {
 }
 
 // Random chains against flat arrays.
+// Where the parents hold nothing, a fresh unit of the top reads as they do without being written.
+TEST_F(DiskTest, AWriteOverNothingWritesNothingElse) {
+  struct Counter final : WrapperStore {
+    using Store::Write;
+    using WrapperStore::WrapperStore;
+    Result<> Write(uint64_t at, std::span<const iovec> from) override {
+      written += IovLength(from);
+      return base_.Write(at, from);
+    }
+    uint64_t written = 0;
+  };
+  constexpr uint64_t kUnit = 64 * kKiB;
+  const Format& qcow2 = **FindFormat("qcow2");
+  MemoryStore base, top;
+  ASSERT_TRUE(qcow2.create(base, {.size = 4 * kUnit}).has_value());
+  CreateOptions overlay{.size = 4 * kUnit};
+  overlay.parent = Reference{Reference::kParent, "below", "qcow2"};
+  ASSERT_TRUE(qcow2.create(top, overlay).has_value());
+  Counter counter(top);
+  std::vector<std::unique_ptr<Layer>> layers;
+  for (Store* store : {static_cast<Store*>(&counter), static_cast<Store*>(&base)}) {
+    layers.push_back(
+        qcow2.open(std::make_unique<WrapperStore>(*store), {.writable = true}).value());
+  }
+  std::vector<std::byte> bytes(kUnit, std::byte{1}), expected(4 * kUnit);
+  ASSERT_TRUE(Write(*layers[1], 0, ConstBytes(bytes)).has_value());
+  std::ranges::copy(bytes, expected.begin());
+  auto disk = Disk::FromLayers(std::move(layers));
+
+  std::ranges::fill(bytes, std::byte{2});
+  // The end of what there is and some of what there is not; then nothing but that.
+  const std::map<uint64_t, uint64_t> all = {{kUnit - 100, kUnit + 900}, {2 * kUnit + 77, 1000}};
+  for (auto [at, written] : all) {
+    counter.written = 0;
+    const ConstBytes data = ConstBytes(bytes).first(1000);
+    ASSERT_TRUE(Write(*disk, at, data).has_value());
+    EXPECT_EQ(counter.written, written) << at;
+    std::ranges::copy(data, expected.begin() + static_cast<ptrdiff_t>(at));
+  }
+  std::vector<std::byte> got(expected.size());
+  ASSERT_TRUE(Read(*disk, 0, Bytes(got)).has_value());
+  EXPECT_EQ(got, expected);
+}
+
 TEST_F(DiskTest, RandomChains) {
   for (unsigned seed = 1; seed <= 200; ++seed) {
     SCOPED_TRACE(seed);

@@ -43,9 +43,21 @@ Result<> SyncFolder(const std::string& path) {
   return FailErrno(errno, "'{}': sync", Printable(folder, PATH_MAX));
 }
 
-// Gives the file at `path` the name `base_path` as well.
-Result<> AddName(const std::string& path, const std::string& base_path) {
-  if (link(path.c_str(), base_path.c_str()) == 0) return SyncFolder(base_path);
+// A file that is gone at the end, unless it is kept.
+struct Leftover {
+  std::string path;
+  ~Leftover() {
+    if (!path.empty()) unlink(path.c_str());
+  }
+  void Keep() { path.clear(); }
+};
+
+// Gives the file at `path` the name `base_path` as well; `name` is it if it is new.
+Result<> AddName(const std::string& path, const std::string& base_path, Leftover& name) {
+  if (link(path.c_str(), base_path.c_str()) == 0) {
+    name.path = base_path;
+    return SyncFolder(base_path);
+  }
   const int why = errno;
   if (why == EEXIST && TRY(IdentifyFile(path)) == TRY(IdentifyFile(base_path))) return {};
   const std::string base = Printable(base_path, PATH_MAX);
@@ -60,13 +72,20 @@ Result<> AddName(const std::string& path, const std::string& base_path) {
   return FailErrno(why, "'{}' as a second name of '{}'", base, Printable(path, PATH_MAX));
 }
 
-// Gone at the end, unless it was renamed.
-struct Leftover {
-  std::string path;
-  ~Leftover() {
-    if (!path.empty()) unlink(path.c_str());
+// The overlay at `overlay` takes the place of the image at `path`, and looks like it.
+Result<> TakePlace(const std::string& overlay, const std::string& path, const FileId& image) {
+  struct stat status;
+  if (stat(path.c_str(), &status) != 0) return FailErrno(errno, "'{}'", Printable(path, PATH_MAX));
+  if (TRY(IdentifyFile(path)) != image) {
+    return Fail(Code::kRefused, "'{}' has become another file, by another program",
+                Printable(path, PATH_MAX));
   }
-};
+  // Who may not give files away keeps this one. The owner first: that clears bits of the mode.
+  (void)!chown(overlay.c_str(), status.st_uid, status.st_gid);
+  (void)!chmod(overlay.c_str(), status.st_mode & 07777);
+  if (rename(overlay.c_str(), path.c_str()) == 0) return {};
+  return FailErrno(errno, "cannot rename the overlay to '{}'", Printable(path, PATH_MAX));
+}
 
 }  // namespace
 
@@ -87,12 +106,14 @@ Result<> TakeExternalSnapshot(const std::string& path, const std::string& base_p
   look.no_backing = true;
   look.file.writable = false;
   look.file.force_share = false;
+  const FileId id = TRY(IdentifyFile(real));
   auto image = TRY(Disk::Open(real, look, gate, warnings));
   struct stat status;
   if (stat(real.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) {
     return Fail(Code::kUnsupported, "'{}' is not a file", Printable(path, PATH_MAX));
   }
-  TRY(AddName(real, base_path));
+  Leftover name;
+  TRY(AddName(real, base_path, name));
 
   const fs::path whole(real);
   Leftover overlay{
@@ -109,11 +130,9 @@ Result<> TakeExternalSnapshot(const std::string& path, const std::string& base_p
   create.replace = true;
   auto made = TRY(NewImage::Create(overlay.path, create, gate, warnings));
   TRY(made->Commit());
-  (void)chmod(overlay.path.c_str(), status.st_mode & 07777);
-  if (rename(overlay.path.c_str(), real.c_str()) != 0) {
-    return FailErrno(errno, "cannot rename the overlay to '{}'", Printable(path, PATH_MAX));
-  }
-  overlay.path.clear();
+  TRY(TakePlace(overlay.path, real, id));
+  overlay.Keep();
+  name.Keep();
   return SyncFolder(real);
 }
 
@@ -132,6 +151,12 @@ class Cloner {
     open.file.writable = false;
     open.no_backing = !o_.full;
     base_ = TRY(Disk::Open(base_path_, open, gate_, warnings_));
+    const size_t snapshots = base_->info().snapshots.size();
+    if (o_.full && snapshots > 0 && warnings_) {
+      warnings_->push_back(fmt::format("'{}': {} snapshot{} left out of the copies",
+                                       Printable(base_path_, PATH_MAX), snapshots,
+                                       snapshots == 1 ? " is" : "s are"));
+    }
     for (size_t first = 0; first < targets.size(); first += kGroup) {
       std::vector<std::unique_ptr<NewImage>> images;
       for (const std::string& target :

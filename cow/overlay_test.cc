@@ -24,7 +24,7 @@ class OverlayTest : public testing::Test {
 TEST_F(OverlayTest, ASnapshotIsAFileOfItsOwn) {
   const std::string image = File("disk.qcow2");
   MustRun("qemu-img create -q -f qcow2 " + image + " 8M && qemu-io -c 'write -P 1 0 1M' " + image +
-          " && chmod 640 " + image);
+          " && chmod 640 " + image + " && chown 1234:1235 " + image);
   auto taken = TakeExternalSnapshot(image, SnapshotPath(image, "before"), {}, gate_, nullptr);
   ASSERT_TRUE(taken.has_value()) << taken.error().text();
   EXPECT_EQ(Names(), "disk.before.qcow2 disk.qcow2 ");
@@ -32,7 +32,7 @@ TEST_F(OverlayTest, ASnapshotIsAFileOfItsOwn) {
             std::string::npos);
   MustRun("qemu-io -c 'read -P 1 0 1M' -c 'write -P 2 0 64k' " + image);
   MustRun("qemu-io -r -c 'read -P 1 0 1M' " + File("disk.before.qcow2"));
-  EXPECT_EQ(MustRun("stat -c %a " + image), "640\n");
+  EXPECT_EQ(MustRun("stat -c '%a %u %g' " + image), "640 1234 1235\n");
   // Once more, onto that; and the same name is taken.
   taken = TakeExternalSnapshot(image, SnapshotPath(image, "before"), {}, gate_, nullptr);
   ASSERT_FALSE(taken.has_value());
@@ -62,6 +62,19 @@ TEST_F(OverlayTest, EachFormatCanHaveOne) {
     EXPECT_EQ(bytes, std::vector(kMiB, std::byte{5}));
     EXPECT_EQ((*disk)->info().format, format == "raw" ? "qcow2" : format);
   }
+}
+
+// In another folder the image would not find its parent.
+TEST_F(OverlayTest, ASnapshotThatFailsLeavesNoSecondName) {
+  const std::string image = File("disk.qcow2");
+  MustRun("cd " + File("") +
+          " && mkdir sub && truncate -s 8M base && qemu-img create -q -f qcow2 "
+          "-b base -F raw disk.qcow2");
+  auto taken = TakeExternalSnapshot(image, File("sub/s.qcow2"), {}, gate_, nullptr);
+  ASSERT_FALSE(taken.has_value());
+  EXPECT_NE(taken.error().text().find("base"), std::string::npos) << taken.error().text();
+  EXPECT_EQ(Names(), "base disk.qcow2 sub ");
+  EXPECT_EQ(MustRun("ls -A " + File("sub")), "");
 }
 
 // A crash between the steps: the second name is there, the overlay is not.
@@ -104,10 +117,14 @@ TEST_F(OverlayTest, ManyClonesOverOneBase) {
 TEST_F(OverlayTest, FullClonesDoWithoutTheBase) {
   const std::string base = File("base.qcow2");
   MustRun("qemu-img create -q -f qcow2 " + base + " 8M && qemu-io -c 'write -P 1 1M 1M' " + base);
+  MustRun("qemu-img snapshot -c s " + base);
   CloneOptions options;
   options.full = true;
-  auto made = Clone(base, {File("a.qcow2"), File("b.qcow2")}, options, gate_, nullptr);
+  std::vector<std::string> warnings;
+  auto made = Clone(base, {File("a.qcow2"), File("b.qcow2")}, options, gate_, &warnings);
   ASSERT_TRUE(made.has_value()) << made.error().text();
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_NE(warnings[0].find("1 snapshot is left out"), std::string::npos) << warnings[0];
   for (std::string name : {"a", "b"}) {
     MustRun("qemu-img compare " + base + " " + File(name + ".qcow2"));
   }

@@ -12,12 +12,23 @@ namespace platter {
 
 namespace {
 
+// Nobody could open the image again.
+Result<> RefuseItself(const std::string& path, const Reference& parent, const Gate& gate) {
+  GatePolicy anywhere = gate.policy();
+  anywhere.allow_external = true;
+  const Gate open(anywhere);
+  auto named = open.Resolve(path, parent);
+  if (!named || TRY(open.Identify(*named)) != TRY(open.Identify(path))) return {};
+  return Fail(Code::kRefused, "'{}' cannot be its own parent", Printable(path, PATH_MAX));
+}
+
 // Where nobody named the parent's format, it is as its content says; `file` is told what is known
 // of it. Some formats record nothing but a name, which is good also if there is no such file.
 Result<> LookAtNewParent(const std::string& path, const RebaseOptions& options, const Gate& gate,
                          std::vector<std::string>* warnings, Reference& parent,
                          std::optional<ParentFile>& file) {
   DiskOptions open{.file = {.direct = options.open.file.direct}, .secret = options.open.secret};
+  TRY(RefuseItself(path, parent, gate));
   auto parents = Disk::OpenParents(path, parent, open, gate, warnings);
   if (parents) {
     if (parent.format.empty()) parent.format = (*parents)->info().format;
@@ -89,7 +100,7 @@ Result<> Stream(const std::string& path, const std::string& base, RebaseOptions 
   options.parent.reset();
   if (base.empty()) return Rebase(path, options, gate, warnings);
   auto entries = TRY(ReadChainInfo(path, options.open, gate, /*parents=*/true, warnings));
-  const size_t at = TRY(FindInChain(entries, base));
+  const size_t at = TRY(FindInChain(entries, base, gate));
   if (at == 0) {
     return Fail(Code::kRefused, "'{}' is the image itself, and no parent of it",
                 Printable(base, PATH_MAX));

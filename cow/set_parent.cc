@@ -51,13 +51,15 @@ const Reference* ParentOf(const Info& info) {
   return nullptr;
 }
 
-Result<size_t> FindInChain(const std::vector<ChainEntry>& entries, const std::string& name) {
+Result<size_t> FindInChain(const std::vector<ChainEntry>& entries, const std::string& name,
+                           const Gate& gate) {
+  std::vector<Result<FileId>> ids;
+  for (const ChainEntry& entry : entries) ids.push_back(gate.Identify(entry.path));
   const fs::path folder = fs::path(entries[0].path).parent_path();
   for (const std::string& path : {name, (folder / name).string()}) {
-    auto wanted = IdentifyFile(path);
-    for (size_t i = 0; wanted && i < entries.size(); ++i) {
-      auto id = IdentifyFile(entries[i].path);
-      if (id && *id == *wanted) return i;
+    auto wanted = gate.Identify(path);
+    for (size_t i = 0; wanted && i < ids.size(); ++i) {
+      if (ids[i] && *ids[i] == *wanted) return i;
     }
   }
   for (size_t i = 1; i < entries.size(); ++i) {

@@ -24,9 +24,10 @@ Result<> SetParent(const std::string& path, const DiskOptions& options, const Ga
 // The parent that `info` records, or null.
 const Reference* ParentOf(const Info& info);
 
-// Which image of the chain that `entries` describe the user means by `name`: a path, from here or
-// from the folder of the first image, or the name that an image records. kOutOfRange.
-Result<size_t> FindInChain(const std::vector<ChainEntry>& entries, const std::string& name);
+// Which image of the chain that `entries` describe the user means by `name`: a path or a URL, from
+// here or from the folder of the first image, or the name that an image records. kOutOfRange.
+Result<size_t> FindInChain(const std::vector<ChainEntry>& entries, const std::string& name,
+                           const Gate& gate);
 
 // How the image of `entry` is to be opened when nobody says what its format is: an image that only
 // looked like raw bytes stays a guess.

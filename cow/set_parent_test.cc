@@ -5,6 +5,7 @@
 #include <fmt/core.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <set>
 
 #include "formats/format.h"
@@ -200,6 +201,26 @@ TEST(SetParent, LongNamesInQcow2ChangePlaces) {
     ASSERT_EQ(ParentOf((*layer)->info())->name, name);
     ASSERT_EQ(ParentOf((*layer)->info())->format, parent.format);
   }
+}
+
+// A chain may consist of URLs; the name beside the first image is one then.
+TEST(FindInChain, KnowsUrls) {
+  struct Web final : UrlOpener {
+    std::span<const std::string_view> schemes() const override { return names; }
+    bool has_folders() const override { return true; }
+    Result<std::unique_ptr<Store>> Open(const std::string&, bool) const override {
+      return Fail(Code::kIo, "not there");
+    }
+    std::array<std::string_view, 1> names = {"web"};
+  };
+  GatePolicy policy;
+  policy.urls = {std::make_shared<Web>()};
+  const Gate gate(policy);
+  std::vector<ChainEntry> entries(3);
+  for (size_t i = 0; i < 3; ++i) entries[i].path = fmt::format("web://host/folder/{}.img", i);
+  EXPECT_EQ(FindInChain(entries, "web://host/folder/2.img", gate).value_or(0), 2u);
+  EXPECT_EQ(FindInChain(entries, "1.img", gate).value_or(0), 1u);
+  EXPECT_FALSE(FindInChain(entries, "web://host/2.img", gate).has_value());
 }
 
 // QEMU reads what we recorded.

@@ -1,25 +1,29 @@
 #include "cow/structure_lock.h"
 
-#include <chrono>
+#include <algorithm>
 #include <mutex>
+#include <thread>
 
 namespace platter {
 
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr auto kPatience = std::chrono::milliseconds(100);
-constexpr auto kMoment = std::chrono::microseconds(50);
+// How long the others are waited for, the first time and at most. It grows, so that requests which
+// take long, one after the other, cannot keep the lock from somebody for ever.
+constexpr std::chrono::milliseconds kPatience{20}, kMostPatience{2000};
+constexpr std::chrono::microseconds kLook{50};  // from one look whether they are gone to the next
+constexpr std::chrono::milliseconds kMoment{1};
 
-void Pause() {
+void Pause(std::chrono::microseconds time) {
   if (sched::hook) return sched::hook->Yield("wait");
-  std::this_thread::sleep_for(kMoment);
+  std::this_thread::sleep_for(time);
 }
 
 }  // namespace
 
 void StructureLock::WaitToHold(Pin& pin) {
-  while (state_.load() == kAlone && !Mine()) {
+  while (state_.load() == kAlone) {
     pin = Pin();
     {
       std::unique_lock lock(mutex_);
@@ -30,7 +34,7 @@ void StructureLock::WaitToHold(Pin& pin) {
 }
 
 void StructureLock::WaitToShare() {
-  while (state_.load() != kOpen && !Mine()) {
+  while (state_.load() != kOpen) {
     users_.fetch_sub(1);
     {
       std::unique_lock lock(mutex_);
@@ -42,21 +46,21 @@ void StructureLock::WaitToShare() {
 
 StructureLock::Exclusive StructureLock::Lock() {
   one_.lock();
-  owner_ = std::this_thread::get_id();
-  while (!WaitUntilAlone()) {
+  for (auto patience = kPatience; !WaitUntilAlone(patience);
+       patience = std::min(2 * patience, kMostPatience)) {
     SetState(kOpen);
-    Pause();
+    Pause(kMoment);
   }
   return Exclusive(this);
 }
 
 // False if somebody did not go.
-bool StructureLock::WaitUntilAlone() {
-  const Clock::time_point limit = Clock::now() + kPatience;
+bool StructureLock::WaitUntilAlone(std::chrono::milliseconds patience) {
+  const Clock::time_point limit = Clock::now() + patience;
   auto wait = [&](auto gone) {
     while (!gone()) {
       if (Clock::now() > limit && !sched::hook) return false;
-      Pause();
+      Pause(kLook);
     }
     return true;
   };
@@ -76,7 +80,6 @@ void StructureLock::SetState(State state) {
 }
 
 void StructureLock::Unlock() {
-  owner_ = std::thread::id();
   SetState(kOpen);
   one_.unlock();
 }

@@ -1,5 +1,5 @@
-// StructureLock: guest operations share it, changes of structure (snapshots, resizing) have it
-// alone.
+// StructureLock: guest operations share it, changes of structure (snapshots, bitmaps, resizing,
+// commit) have it alone.
 //
 // Two kinds of sharing, since one is taken inside the other: a Reservation reads its fill, which
 // takes a Pin. So whoever wants to be alone first keeps new reservations (and discards and flushes)
@@ -13,9 +13,8 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
-#include <memory>
-#include <thread>
 #include <utility>
 
 #include "base/sync.h"
@@ -56,8 +55,7 @@ class StructureLock {
     StructureLock* lock_ = nullptr;
   };
 
-  // Both wait while another thread has the lock alone, or is about to. Any thread; one that has it
-  // alone itself does not wait.
+  // Both wait while somebody has the lock alone, or is about to: who has it does not ask.
   Pin Hold() {
     Pin pin = pins_.Hold();
     if (state_.load() == kAlone) [[unlikely]]
@@ -71,7 +69,8 @@ class StructureLock {
     return Shared(this);
   }
 
-  // Waits for all others to be gone. The caller holds no Pin and no Shared, and does not ask twice.
+  // Waits for all others to be gone. The caller holds no Pin and no Shared, does not ask twice, and
+  // drops the result on the same thread.
   Exclusive Lock();
 
  private:
@@ -83,18 +82,16 @@ class StructureLock {
 
   void WaitToHold(Pin& pin);
   void WaitToShare();
-  bool WaitUntilAlone();
+  bool WaitUntilAlone(std::chrono::milliseconds patience);
   void SetState(State state);
   void Unlock();
-  bool Mine() const { return owner_.load() == std::this_thread::get_id(); }
 
   PinSet pins_;
   std::atomic<int64_t> users_{0};
   std::atomic<State> state_{kOpen};
-  std::atomic<std::thread::id> owner_{};  // who has it alone, or is about to
-  Mutex one_;                             // held by that one; before everything else
-  Mutex mutex_;                           // for changed_; a leaf
-  CondVar changed_;                       // state_
+  Mutex one_;        // held by who has it alone, or is about to; before everything else
+  Mutex mutex_;      // for changed_; a leaf
+  CondVar changed_;  // state_
 };
 
 }  // namespace platter

@@ -1,8 +1,8 @@
-// Guest operations against snapshots, resizing and commit, under many interleavings: a snapshot
-// holds the disk as it was at one moment, and nothing that was written is lost.
-#include <fmt/core.h>
+// Guest operations against snapshots, bitmaps, resizing and commit, under many interleavings: a
+// snapshot holds the disk as it was at one moment, and nothing that was written is lost.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <memory>
 #include <thread>
 
@@ -10,9 +10,9 @@
 #include "cow/commit.h"
 #include "cow/disk.h"
 #include "formats/format.h"
+#include "io/bitmapper.h"
 #include "io/engine/engine.h"
 #include "io/memory_store.h"
-#include "io/testing/wrapper_layer.h"
 #include "io/testing/wrapper_store.h"
 #include "tests/schedule/bench.h"
 #include "tests/schedule/scheduler.h"
@@ -61,22 +61,19 @@ struct DiskBench final : schedule::Bench {
     return report->findings.empty() ? "" : report->findings[0].text;
   }
 
-  // What `snapshot` reads as, once the disk is closed.
-  std::string ExpectInSnapshot(const std::string& snapshot, Range range,
-                               std::initializer_list<int> values) {
+  // What `range` of a snapshot reads as in the file as it is.
+  std::vector<std::byte> InSnapshot(const std::string& snapshot, Range range) {
     auto layer = OpenQcow2(memory, {.snapshot = snapshot});
     std::vector<std::byte> bytes(range.length);
     CHECK(Read(*layer, range.offset, Bytes(bytes)).has_value());
-    for (std::byte byte : bytes) {
-      if (byte != bytes[0]) return fmt::format("snapshot: {} is mixed", range.offset);
-    }
-    return schedule::Judge(bytes, range.offset, values);
+    return bytes;
   }
 
   // As YieldLayer, with what may be changed of the layer.
   struct PassOn final : schedule::YieldLayer {
     using YieldLayer::YieldLayer;
     Snapshotter* snapshotter() override { return base_.snapshotter(); }
+    Bitmapper* bitmapper() override { return base_.bitmapper(); }
   };
 
   MemoryStore memory;
@@ -93,43 +90,80 @@ void ExpectSound(const schedule::MakeScenario& make) {
   EXPECT_EQ(random.failure, "");
 }
 
-TEST(Structure, ASnapshotIsOfOneMoment) {
-  ExpectSound([]() -> Scenario {
-    auto bench = std::make_shared<DiskBench>();
-    bench->Put({0, 2 * kCluster}, 1);
-    return {
-        {[=] { bench->Put({0, kCluster}, 2); },  // in place
-         [=] { bench->Put({8 * kCluster, kCluster}, 3); },
-         [=] { CHECK(bench->disk->snapshotter()->CreateSnapshot("s").has_value()); }},
-        [=] {
-          return First({bench->Expect({0, kCluster}, {2}), bench->Expect({kCluster, kCluster}, {1}),
-                        bench->Expect({8 * kCluster, kCluster}, {3}), bench->Close(),
-                        bench->ExpectInSnapshot("s", {0, kCluster}, {1, 2}),
-                        bench->ExpectInSnapshot("s", {kCluster, kCluster}, {1}),
-                        bench->ExpectInSnapshot("s", {8 * kCluster, kCluster}, {0, 3})});
-        }};
-  });
+// Whatever shows that guest writes and changes of structure do not mix is tried with the lock,
+// where it must never be seen, and past it, where it must be found.
+enum class Lock : bool { kAround, kPast };
+
+// One writer in place, one of a fresh cluster after a write in place, and a snapshot.
+Scenario SnapshotUnderWriters(Lock lock) {
+  auto bench = std::make_shared<DiskBench>();
+  const Range one{0, kCluster}, two{kCluster, kCluster}, fresh{8 * kCluster, kCluster};
+  bench->Put({0, 2 * kCluster}, 1);
+  auto taken = std::make_shared<std::vector<std::byte>>();
+  Layer& layer = lock == Lock::kAround ? bench->layer() : *bench->top;
+  return {
+      {[=] { bench->Put(one, 2); },
+       [=] {
+         bench->Put(two, 3);
+         bench->Put(fresh, 4);
+       },
+       [=, &layer] {
+         CHECK(layer.snapshotter()->CreateSnapshot("s").has_value());
+         *taken = bench->InSnapshot("s", {0, kSize});
+       }},
+      [=]() -> std::string {
+        auto wrong = First({bench->Expect(one, {2}), bench->Expect(two, {3}),
+                            bench->Expect(fresh, {4}), bench->Close()});
+        if (!wrong.empty()) return wrong;
+        if (bench->InSnapshot("s", {0, kSize}) != *taken) return "the snapshot has changed";
+        auto held = [&](Range range) { return ConstBytes(*taken).subspan(range.offset, kCluster); };
+        wrong = First({schedule::Judge(held(one), one.offset, {1, 2}),
+                       schedule::Judge(held(two), two.offset, {1, 3}),
+                       schedule::Judge(held(fresh), fresh.offset, {0, 4})});
+        if (!wrong.empty()) return wrong;
+        const bool later = held(fresh)[0] == std::byte{4}, earlier = held(two)[0] == std::byte{3};
+        return later && !earlier ? "the snapshot has a write without the one before it" : "";
+      }};
 }
 
-// The same without the lock: what it is there for.
-TEST(Structure, WithoutTheLockItIsNot) {
-  auto make = []() -> Scenario {
-    auto bench = std::make_shared<DiskBench>();
-    bench->Put({0, 2 * kCluster}, 1);
-    return {{[=] { bench->Put({0, kCluster}, 2); },
-             [=] {
-               CHECK(bench->top->snapshotter()->CreateSnapshot("s").has_value());
-               bench->Put({0, kCluster}, 4);
-             }},
-            [=] {
-              auto wrong = First({bench->Expect({0, kCluster}, {2, 4}), bench->Close()});
-              if (!wrong.empty()) return wrong;
-              // The write that was under way may have changed the snapshot after it was taken: the
-              // disk no longer has its bytes, the snapshot has.
-              return bench->ExpectInSnapshot("s", {0, kCluster}, {1});
-            }};
-  };
-  EXPECT_NE(schedule::ExploreAll(make, 2, 5000).failure, "");
+TEST(Structure, ASnapshotIsOfOneMoment) {
+  ExpectSound([] { return SnapshotUnderWriters(Lock::kAround); });
+}
+TEST(Structure, PastTheLockASnapshotIsNot) {
+  auto make = [] { return SnapshotUnderWriters(Lock::kPast); };
+  EXPECT_NE(schedule::ExploreAll(make, 1).failure, "");
+}
+
+// A write that ends after a bitmap has begun to follow the disk is in it.
+Scenario BitmapUnderAWriter(Lock lock) {
+  auto bench = std::make_shared<DiskBench>();
+  bench->Put({0, 2 * kCluster}, 1);
+  auto ended = std::make_shared<bool>(false), expected = std::make_shared<bool>(false);
+  Layer& layer = lock == Lock::kAround ? bench->layer() : *bench->top;
+  return {
+      {[=] {
+         bench->Put({0, kCluster}, 2);
+         *ended = true;
+       },
+       [=, &layer] {
+         CHECK(layer.bitmapper()->AddBitmap({.name = "b", .granularity = kCluster}).has_value());
+         *expected = !*ended;
+       }},
+      [=]() -> std::string {
+        bool dirty = false;
+        auto see = [&](Range) { return dirty = true; };
+        CHECK(bench->disk->bitmapper()->VisitDirty("b", {0, kCluster}, see).has_value());
+        if (*expected && !dirty) return "the bitmap lacks a write";
+        return First({bench->Expect({0, kCluster}, {2}), bench->Close()});
+      }};
+}
+
+TEST(Structure, ABitmapMissesNoWrite) {
+  ExpectSound([] { return BitmapUnderAWriter(Lock::kAround); });
+}
+TEST(Structure, PastTheLockABitmapDoes) {
+  auto make = [] { return BitmapUnderAWriter(Lock::kPast); };
+  EXPECT_NE(schedule::ExploreAll(make, 1).failure, "");
 }
 
 TEST(Structure, SnapshotsComeAndGoUnderAWriter) {
@@ -152,40 +186,91 @@ TEST(Structure, SnapshotsComeAndGoUnderAWriter) {
   });
 }
 
-// What an overlay holds goes into its base and is dropped from it, under a reader of both.
+// A base, an overlay of it with two clusters of its own, and the disk that guests see of them.
+struct ChainBench {
+  ChainBench() {
+    base.Put({0, 6 * kCluster}, 1);
+    top.Put({kCluster, 2 * kCluster}, 2);
+    std::vector<std::unique_ptr<Layer>> layers;
+    layers.push_back(std::make_unique<DiskBench::PassOn>(*top.top));
+    layers.push_back(std::make_unique<DiskBench::PassOn>(*base.top));
+    disk = Disk::FromLayers(std::move(layers));
+  }
+
+  // The steps of CommitInto without its lock.
+  void CommitPastTheLock() {
+    CopyOptions copy;
+    copy.threads = 1;
+    copy.skip_parent = true;
+    CHECK(Copy(*top.top, base.layer(), {0, kSize}, copy).has_value());
+    CHECK(base.layer().Flush().has_value());
+    CHECK(DropOwn(*top.top).has_value());
+  }
+
+  std::string Expect(Range range, std::initializer_list<int> values) {
+    std::vector<std::byte> bytes(range.length);
+    CHECK(Read(*disk, range.offset, Bytes(bytes)).has_value());
+    return schedule::Judge(bytes, range.offset, values);
+  }
+
+  std::string Close() {
+    disk.reset();
+    return First({top.Close(), base.Close()});
+  }
+
+  DiskBench base, top{/*overlay=*/true};
+  std::unique_ptr<Disk> disk;
+};
+
+Scenario CommitUnderAWriter(Lock lock) {
+  auto bench = std::make_shared<ChainBench>();
+  const Range held{kCluster, kCluster}, below{4 * kCluster + 100, 200};
+  return {{[=] {
+             auto put = [&](Range range, int value) {
+               const std::vector<std::byte> bytes(range.length, static_cast<std::byte>(value));
+               CHECK(Write(*bench->disk, range.offset, ConstBytes(bytes)).has_value());
+             };
+             put(held, 3);
+             put(below, 4);  // copies the rest of its cluster up from the base
+           },
+           [=] {
+             if (lock == Lock::kPast) return bench->CommitPastTheLock();
+             CopyOptions copy;
+             copy.threads = 1;
+             CHECK(CommitInto(*bench->disk, bench->base.layer(), copy, /*empty=*/true).has_value());
+           }},
+          [=] {
+            return First({bench->Expect(held, {3}), bench->Expect({2 * kCluster, kCluster}, {2}),
+                          bench->Expect(below, {4}), bench->Expect({4 * kCluster, 100}, {1}),
+                          bench->Expect({4 * kCluster + 300, 212}, {1}), bench->Close()});
+          }};
+}
+
+TEST(Structure, ACommitLosesNoWrite) {
+  ExpectSound([] { return CommitUnderAWriter(Lock::kAround); });
+}
+TEST(Structure, PastTheLockACommitDoes) {
+  auto make = [] { return CommitUnderAWriter(Lock::kPast); };
+  EXPECT_NE(schedule::ExploreAll(make, 1).failure, "");
+}
+
+// Who only reads may do so without the lock of who commits: other programs do.
 TEST(Structure, AReaderDoesNotSeeACommit) {
   ExpectSound([]() -> Scenario {
-    auto base = std::make_shared<DiskBench>();
-    auto top = std::make_shared<DiskBench>(/*overlay=*/true);
-    base->Put({0, 6 * kCluster}, 1);
-    top->Put({kCluster, 2 * kCluster}, 2);
-    std::vector<std::unique_ptr<Layer>> layers;
-    layers.push_back(std::make_unique<WrapperLayer>(*top->top));
-    layers.push_back(std::make_unique<WrapperLayer>(*base->top));
-    std::shared_ptr<Disk> chain = Disk::FromLayers(std::move(layers));
+    auto bench = std::make_shared<ChainBench>();
     auto seen = std::make_shared<std::string>();
-    return {{[=] {
-               CopyOptions copy;
-               copy.threads = 1;
-               copy.skip_parent = true;
-               CHECK(Copy(*top->top, base->layer(), {0, kSize}, copy).has_value());
-               CHECK(base->layer().Flush().has_value());
-               CHECK(DropOwn(*top->top).has_value());
-             },
+    return {{[=] { bench->CommitPastTheLock(); },
              [=] {
                for (int i = 0; i < 2; ++i) {
                  std::vector<std::byte> bytes(4 * kCluster);
-                 CHECK(Read(*chain, 0, Bytes(bytes)).has_value());
+                 CHECK(Read(*bench->disk, 0, Bytes(bytes)).has_value());
                  *seen += First(
                      {schedule::Judge(ConstBytes(bytes).first(kCluster), 0, {1}),
                       schedule::Judge(ConstBytes(bytes).subspan(kCluster, 2 * kCluster), 512, {2}),
                       schedule::Judge(ConstBytes(bytes).last(kCluster), 1536, {1})});
                }
              }},
-            [=] {
-              return First({*seen, base->Expect({kCluster, 2 * kCluster}, {2}), base->Close(),
-                            top->Close()});
-            }};
+            [=] { return First({*seen, bench->Close()}); }};
   });
 }
 
@@ -210,8 +295,15 @@ TEST(Structure, ManyThreads) {
         }
       });
     }
+    Bitmapper& bitmaps = *disk->bitmapper();
+    auto visit = [](Range) { return true; };
+    CHECK(bitmaps.AddBitmap({.name = "all", .granularity = kCluster}).has_value());
     for (int i = 0; i < 60; ++i) {
       CHECK(disk->snapshotter()->CreateSnapshot("s").has_value());
+      CHECK(bitmaps.AddBitmap({.name = "b", .granularity = kCluster}).has_value());
+      CHECK(bitmaps.VisitDirty("all", {0, kSize}, visit).has_value());
+      CHECK(bitmaps.MergeBitmap("all", bitmaps, "b").has_value());
+      CHECK(bitmaps.RemoveBitmap("b").has_value());
       CHECK(disk->snapshotter()->DeleteSnapshot("s").has_value());
     }
     CHECK(disk->resizer()->Resize(kSize * 2, Preallocation::kOff).has_value());

@@ -2,7 +2,7 @@
 
 load("//tests/fuzz:fuzz.bzl", "fuzz_target")
 
-def image_format(name, interop = [], medium = []):
+def image_format(name, deps = [], test_deps = [], interop = [], medium = []):
     """The library of a format, what its tests share, its tests and its fuzz targets.
 
     By file name: *_test.cc are tests, *_fuzz.cc fuzz targets, *_testing.* what tests share (the
@@ -11,6 +11,8 @@ def image_format(name, interop = [], medium = []):
 
     Args:
       name: of the library.
+      deps: what the library needs beside what every format does.
+      test_deps: the same of the library `testing` and of the tests.
       interop: tests, without ".cc", that go through files, chains and QEMU's programs.
       medium: other tests that are not small. NAME_model_test always is medium, and runs once more
         under ThreadSanitizer.
@@ -39,7 +41,7 @@ def image_format(name, interop = [], medium = []):
             "//io",
             "//io/codec",
             "//third_party:fmt",
-        ],
+        ] + deps,
     )
     shared = [
         ":" + name,
@@ -52,13 +54,13 @@ def image_format(name, interop = [], medium = []):
         "//io/engine",
         "//io/testing",
         "//third_party:fmt",
-    ]
+    ] + deps
     native.cc_library(
         name = "testing",
         testonly = True,
         srcs = native.glob(["*_testing.cc"]),
         hdrs = native.glob(["*_testing.h"]),
-        deps = shared + ["//tests/model"],
+        deps = shared + ["//tests/model"] + test_deps,
     )
     for source in native.glob(["*_test.cc"]):
         test = source[:-len(".cc")]
@@ -72,7 +74,7 @@ def image_format(name, interop = [], medium = []):
                 ":testing",
                 "//tests/model",
                 "//third_party:gtest_main",
-            ] + ([
+            ] + test_deps + ([
                 "//cow",
                 "//formats",
                 "//tests/interop:qemu",

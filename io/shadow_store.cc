@@ -12,7 +12,7 @@ Result<std::unique_ptr<ShadowStore>> ShadowStore::Over(Store& base, uint64_t mos
 
 Store::Caps ShadowStore::caps() const {
   Caps caps = base_.caps();
-  caps.punch = caps.reflink = false;
+  caps.reflink = false;
   return caps;
 }
 
@@ -36,7 +36,10 @@ Result<> ShadowStore::ReadBase(uint64_t at, Bytes into) const {
 
 Result<std::vector<std::byte>*> ShadowStore::PageLocked(uint64_t index) {
   auto found = pages_.find(index);
-  if (found != pages_.end()) return &found->second;
+  if (found != pages_.end()) {
+    found->second.resize(kPage);
+    return &found->second;
+  }
   if ((pages_.size() + 1) * kPage > most_) {
     return Fail(Code::kNoSpace, "'{}': more than {} bytes would be written", base_.name(), most_);
   }
@@ -60,7 +63,9 @@ Result<> ShadowStore::Read(uint64_t at, std::span<const iovec> into) {
                            : page == pages_.end() ? at + bytes.size()
                                                   : page->first * kPage;
       Bytes run = bytes.first(std::min<uint64_t>(bytes.size(), end - at));
-      if (here) {
+      if (here && page->second.empty()) {
+        std::ranges::fill(run, std::byte{0});
+      } else if (here) {
         std::memcpy(run.data(), page->second.data() + at % kPage, run.size());
       } else {
         TRY(ReadBase(at, run));
@@ -97,7 +102,7 @@ Result<> ShadowStore::Write(uint64_t at, std::span<const iovec> from) {
   return {};
 }
 
-Result<> ShadowStore::Zero(Range range, bool) {
+Result<> ShadowStore::Zero(Range range, bool may_unmap) {
   const std::vector<std::byte> zeros(kPage);
   std::lock_guard lock(mutex_);
   if (caps().block_device && !FitsIn(range.offset, range.length, size_)) {
@@ -105,9 +110,21 @@ Result<> ShadowStore::Zero(Range range, bool) {
   }
   for (uint64_t at = range.offset; at < range.end();) {
     const uint64_t length = std::min(range.end() - at, kPage - at % kPage);
-    TRY(PutLocked(at, ConstBytes(zeros).first(length)));
+    if (may_unmap) {
+      const Run run = TRY(RunLocked(at));
+      if (!run.data) {  // what is a hole stays one
+        at += std::min(run.length, range.end() - at);
+        continue;
+      }
+    }
+    if (may_unmap && length == kPage) {
+      *TRY(PageLocked(at / kPage)) = std::vector<std::byte>();
+    } else {
+      TRY(PutLocked(at, ConstBytes(zeros).first(length)));
+    }
     at += length;
   }
+  size_ = std::max(size_, range.end());
   return {};
 }
 
@@ -117,7 +134,7 @@ Result<> ShadowStore::Resize(uint64_t size) {
   if (size < size_) {
     base_end_ = std::min(base_end_, size);
     pages_.erase(pages_.lower_bound(DivideUp(size, kPage)), pages_.end());
-    if (auto last = pages_.find(size / kPage); last != pages_.end()) {
+    if (auto last = pages_.find(size / kPage); last != pages_.end() && !last->second.empty()) {
       std::ranges::fill(Bytes(last->second).subspan(size % kPage), std::byte{0});
     }
   }
@@ -133,14 +150,21 @@ Result<> ShadowStore::Allocate(Range range) {
 
 Result<Store::Run> ShadowStore::FindRun(uint64_t at) {
   std::lock_guard lock(mutex_);
+  Run run = TRY(RunLocked(at));
+  run.length = std::min(run.length, size_ - at);
+  return run;
+}
+
+// May go on past the end.
+Result<Store::Run> ShadowStore::RunLocked(uint64_t at) {
   auto page = pages_.lower_bound(at / kPage);
   if (page != pages_.end() && page->first == at / kPage) {
-    return Run{std::min(size_, (at / kPage + 1) * kPage) - at, true};
+    return Run{(at / kPage + 1) * kPage - at, !page->second.empty()};
   }
-  const uint64_t end = page == pages_.end() ? size_ : std::min(size_, page->first * kPage);
+  const uint64_t end = page == pages_.end() ? UINT64_MAX : page->first * kPage;
   if (at >= base_end_) return Run{end - at, false};
   Run run = TRY(base_.FindRun(at));
-  run.length = std::min(run.length, end - at);
+  run.length = std::min({run.length, end - at, base_end_ - at});
   return run;
 }
 
@@ -150,9 +174,10 @@ Result<std::vector<Range>> ShadowStore::Changed() const {
   const uint64_t base_size = TRY(base_.Size());
   std::vector<Range> changed;
   std::vector<std::byte> before(kPage);
-  for (const auto& [index, page] : pages_) {
-    const uint64_t there =
-        std::min(kPage, base_size - std::min(base_size, index * kPage));
+  const std::vector<std::byte> zeros(kPage);
+  for (const auto& [index, kept] : pages_) {
+    const std::vector<std::byte>& page = kept.empty() ? zeros : kept;
+    const uint64_t there = std::min(kPage, base_size - std::min(base_size, index * kPage));
     std::ranges::fill(before, std::byte{0});
     if (there > 0) TRY(base_.Read(index * kPage, Bytes(before).first(there)));
     for (uint64_t at = 0; at < kPage; at += kSector) {

@@ -45,12 +45,14 @@ class ShadowStore final : public Store {
   Result<std::vector<std::byte>*> PageLocked(uint64_t index);
   Result<> ReadBase(uint64_t at, Bytes into) const;
   Result<> PutLocked(uint64_t at, ConstBytes from);
+  Result<Run> RunLocked(uint64_t at);
 
   Store& base_;
   const uint64_t most_;
   mutable Mutex mutex_;  // guards everything below, and is held while the base is read; a leaf
   uint64_t size_;
   uint64_t base_end_;  // bytes of the base that show: it was never cut to less
+  // By number. Empty: zeros, of which nothing need be kept.
   std::map<uint64_t, std::vector<std::byte>> pages_;
 };
 

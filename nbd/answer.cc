@@ -4,9 +4,10 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 
 #include "base/check.h"
-#include "io/bitmapper.h"
+#include "base/math.h"
 #include "io/engine/engine.h"
 #include "io/store.h"
 #include "nbd/file_bytes.h"
@@ -22,6 +23,10 @@ constexpr size_t kMostMaps = 4096;           // of one request: its time is boun
 constexpr uint64_t kMostCached = kGiB;       // by one CACHE
 constexpr size_t kBatch = 8;                 // extents of one Map
 constexpr size_t kLeastSpliced = 32 * kKiB;  // fewer bytes are copied faster than named
+
+// Bytes of a WRITE_ZEROES that are zeroed first. What was zeroed this fast is followed by more.
+constexpr uint64_t kZeroedFirst = 256 * kMiB;
+constexpr auto kFast = std::chrono::milliseconds(50);
 
 bool ReadsAsZero(const Extent& extent) { return extent.kind != Kind::kData; }
 
@@ -79,6 +84,9 @@ bool WantsPieces(const Request& request) {
 Result<> PlanRead(const Export& from, const Request& request, Pieces& pieces) {
   std::array<Extent, kBatch> extents;
   Range rest = request.range;
+  // Pins in the plans of this file are for the structure lock: a disk may be resized. Nothing of a
+  // plan but kinds and lengths outlives them.
+  const Pin pin = from.layer->Hold();
   while (WantsPieces(request) && !rest.empty() && !pieces.full()) {
     size_t count = TRY(from.layer->Map(InLayer(from, rest), extents));
     pieces.Cut(request, std::span(extents).first(count), rest);
@@ -139,6 +147,7 @@ bool TryAnswerRead(const Export& from, const Request& request, Outbox& out) {
   Pieces pieces;
   Range rest = request.range;
   if (WantsPieces(request)) {
+    const Pin pin = from.layer->Hold();
     size_t count = from.layer->TryMap(InLayer(from, rest), extents);
     pieces.Cut(request, std::span(extents).first(count), rest);
     if (!rest.empty()) return false;
@@ -166,8 +175,20 @@ bool ZeroesFast(const Export& from, const Request& request) {
   return first.store != nullptr && first.store->caps().punch && !first.store->caps().block_device;
 }
 
+// Where zeros have to be written, a disk of them may take hours; so it is done in parts, between
+// which it can be ended. They end where units do: none is larger than the first part.
 Result<> AnswerWriteZeroes(const Export& from, const Request& request) {
-  return Zero(*from.layer, InLayer(from, request.range), !request.Has(kFlagNoHole));
+  uint64_t most = kZeroedFirst;
+  for (Range rest = InLayer(from, request.range); !rest.empty();) {
+    if (request.aborted && request.aborted->load()) return Fail(Code::kIo, "the server is ending");
+    const auto start = std::chrono::steady_clock::now();
+    const uint64_t end = std::min(rest.end(), RoundDown(rest.offset + most, kZeroedFirst));
+    TRY(Zero(*from.layer, Range::FromTo(rest.offset, end), !request.Has(kFlagNoHole)));
+    rest = Range::FromTo(end, rest.end());
+    const bool fast = std::chrono::steady_clock::now() - start < kFast;
+    if (fast && most < from.size()) most *= 2;
+  }
+  return {};
 }
 
 // Loads tables, and tells the kernel which pages are going to be asked for.
@@ -223,16 +244,16 @@ class Runs {
   std::vector<Status> runs_;
 };
 
-Result<> AddBitmapRuns(const Export& from, const Request& request, const std::string& bitmap,
+Result<> AddMarkedRuns(const Export& from, const Request& request, const VisitMarked& marked,
                        Runs& runs) {
   Range rest = InLayer(from, request.range);
   bool room = true;
-  TRY(from.layer->bitmapper()->VisitDirty(bitmap, rest, [&](Range dirty) {
-    room = runs.Add(dirty.offset - rest.offset, 0) && runs.Add(dirty.length, kStateDirty);
-    rest = Range::FromTo(dirty.end(), rest.end());
+  const uint64_t end = TRY(marked(rest, [&](Range there) {
+    room = runs.Add(there.offset - rest.offset, 0) && runs.Add(there.length, kStateMarked);
+    rest = Range::FromTo(there.end(), rest.end());
     return room;
   }));
-  if (room) runs.Add(rest.length, 0);
+  if (room) runs.Add(end - rest.offset, 0);
   return {};
 }
 
@@ -240,6 +261,7 @@ Result<> AddMapRuns(const Export& from, const Request& request, MetaContext::Kin
                     Runs& runs) {
   std::array<Extent, kBatch> extents;
   Range rest = request.range;
+  const Pin pin = from.layer->Hold();
   for (size_t maps = 0; !rest.empty() && maps < kMostMaps; ++maps) {
     size_t count = TRY(from.layer->Map(InLayer(from, rest), extents));
     for (const Extent& extent : std::span(extents).first(count)) {
@@ -254,8 +276,8 @@ Result<> AnswerBlockStatus(const Export& from, const Request& request, Outbox& o
   for (uint32_t context : request.contexts) {
     const MetaContext& asked = from.contexts[context];
     Runs runs(request);
-    if (asked.kind == MetaContext::kBitmap) {
-      TRY(AddBitmapRuns(from, request, asked.bitmap, runs));
+    if (asked.kind == MetaContext::kMarked) {
+      TRY(AddMarkedRuns(from, request, asked.visit, runs));
     } else {
       TRY(AddMapRuns(from, request, asked.kind, runs));
     }
@@ -271,6 +293,7 @@ Result<> AnswerChange(const Export& from, const Request& request) {
       break;
     case kCmdTrim: TRY(Discard(*from.layer, InLayer(from, request.range))); break;
     case kCmdWriteZeroes: TRY(AnswerWriteZeroes(from, request)); break;
+    case kCmdResize: TRY(from.resizable->Change(request.range.offset)); break;
     default: CHECK(request.command == kCmdFlush);
   }
   if (request.command == kCmdFlush || request.Has(kFlagFua)) TRY(from.layer->Flush());
@@ -278,7 +301,8 @@ Result<> AnswerChange(const Export& from, const Request& request) {
 }
 
 Result<> AnswerOrFail(const Export& from, const Request& request, Outbox& out) {
-  if (request.range.empty() && request.command != kCmdFlush) {
+  const bool ranged = request.command != kCmdFlush && request.command != kCmdResize;
+  if (ranged && request.range.empty()) {
     ReplyDone(out, request);
     return {};
   }

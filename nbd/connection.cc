@@ -91,6 +91,7 @@ void Connection::Finish() {
 }
 
 void Connection::Abort() {
+  aborted_.store(true);
   Finish();
   shutdown(socket_.get(), SHUT_RDWR);
 }
@@ -125,6 +126,7 @@ Result<> Connection::HandleEvents() {
 }
 
 Result<> Connection::Handle(Request& request) {
+  request.aborted = &aborted_;
   if (TryAnswer(*session_.chosen(), request, out_)) return {};
   if (!WorthDoingHere(request)) {
     HandOver(std::move(request));
@@ -139,6 +141,8 @@ Result<> Connection::Handle(Request& request) {
 
 bool Connection::WorthDoingHere(const Request& request) {
   if (flying_ == 0 && session_.idle()) return true;
+  // The workers are everybody's: no client waits behind what others have asked of them.
+  if (workers_.busy()) return true;
   if (request.command != kCmdWrite || request.Has(kFlagFua)) return false;
   if (request.payload.size() > kMostHere) return false;
   if (writes_to_hand_over_ == 0) return true;
@@ -252,14 +256,14 @@ int Connection::PollTimeout() const {
 Result<> Connection::Wait() {
   const bool may_receive = hungry_ && !ending_, sending = !out_.empty() || channel_->sending();
   const bool nothing_else = flying_ == 0 && !sending && session_.transmitting();
+  const int timeout = PollTimeout();
+  if (timeout == 0) return Fail(Code::kIo, "the handshake took too long");
   // First, since TLS may hold bytes that poll does not know of.
   if (may_receive && nothing_else) {
     if (TRY(ReceiveSoon()) || TRY(Receive(true))) return {};
   } else if (may_receive && TRY(Receive(false))) {
     return {};
   }
-  const int timeout = PollTimeout();
-  if (timeout == 0) return Fail(Code::kIo, "the handshake took too long");
   const short wanted = static_cast<short>((may_receive ? POLLIN : 0) | (sending ? POLLOUT : 0));
   std::array<pollfd, 2> polled{pollfd{wanted ? channel_->fd() : -1, wanted, 0},
                                pollfd{wake_.get(), POLLIN, 0}};

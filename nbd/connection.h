@@ -5,7 +5,8 @@
 // goes to the workers, whose replies come back to this thread, which alone touches the socket and
 // the session. A request that is the only one there is may wait on this thread: nobody is kept, and
 // the hand-over is saved. The same goes for writes while they have been quick (they go to the page
-// cache) and the client is none the slower for them.
+// cache) and the client is none the slower for them; and for what finds all workers busy: whoever
+// asks for much that takes long keeps itself waiting, and not the others.
 //
 // A client that asks for one thing at a time spends most of it on being woken, as we do. So we look
 // for its next request for a short time before we go to sleep, as long as that has been worth it
@@ -57,12 +58,16 @@ class Connection {
              const ConnectionOptions& options);
   ~Connection();
 
+  // False if the system had no descriptor left for it: it must not be run.
+  bool usable() const { return static_cast<bool>(wake_); }
+
   // Serves until the client has left. Called once, by the connection's own thread.
   void Run();
 
   // Any thread: no further bytes are received; what has been is answered, and Run returns.
   void Finish();
-  // Any thread: Run returns as soon as requests that are being dealt with are.
+  // Any thread: Run returns as soon as requests that are being dealt with are, or are given up
+  // where they take long.
   void Abort();
 
  private:
@@ -107,6 +112,7 @@ class Connection {
 
   const Fd wake_;  // eventfd: something is in done_, or stopping_ was set
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> aborted_{false};
   Mutex mutex_;  // guards done_; a leaf
   std::deque<Done> done_;
 };

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <random>
 #include <thread>
 
@@ -32,10 +33,31 @@ class ForgetfulLayer final : public WrapperLayer {
   size_t TryMap(Range, std::span<Extent>) override { return 0; }
 };
 
+// Whoever reads the first block waits until Release.
+class StuckLayer final : public WrapperLayer {
+ public:
+  explicit StuckLayer(Layer& inner) : WrapperLayer(inner) {}
+  size_t TryMap(Range, std::span<Extent>) override { return 0; }
+  Result<size_t> Map(Range want, std::span<Extent> out) override {
+    if (want.offset < kBlock) released_.wait(false);
+    return base_.Map(want, out);
+  }
+  void Release() {
+    released_ = true;
+    released_.notify_all();
+  }
+
+ private:
+  std::atomic<bool> released_{false};
+};
+
 // The client's end: blocking, with the handshake done.
 class Client {
  public:
-  explicit Client(int fd) : fd_(fd) {}
+  explicit Client(int fd) : fd_(fd) {
+    const timeval patience{.tv_sec = 60, .tv_usec = 0};  // then a test fails instead of hanging
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  }
 
   void Send(std::string_view bytes) {
     while (!bytes.empty()) {
@@ -179,6 +201,26 @@ TEST_P(ConnectionTest, AWindowOfNothingStillMakesProgress) {
   Pair pair = Connect();
   Exercise(*pair.client, 0, 64, 5);
   pair.client->Close();
+}
+
+TEST_P(ConnectionTest, WorkersThatAreAllKeptBusyByOneClientStopNoOther) {
+  auto stuck = std::make_shared<StuckLayer>(*disk_);
+  exports_ = TestExports();
+  exports_.Add("disk", stuck);
+  Pair busy = Connect(), other = Connect();
+  std::string requests;
+  for (uint64_t i = 0; i < 8; ++i) requests += RequestBytes(kCmdRead, i, 0, kBlock);
+  busy.client->Send(requests);
+  while (!workers_.busy()) std::this_thread::yield();
+  requests.clear();
+  for (uint64_t i = 0; i < 8; ++i) requests += RequestBytes(kCmdRead, i, kBlock, kBlock);
+  other.client->Send(requests);
+  const size_t size = 8 * (sizeof(SimpleReply) + kBlock);
+  EXPECT_EQ(other.client->Receive(size).size(), size);
+  stuck->Release();
+  EXPECT_EQ(busy.client->Receive(size).size(), size);
+  other.client->Close();
+  busy.client->Close();
 }
 
 TEST_P(ConnectionTest, AbortEndsAClientThatDoesNotRead) {
@@ -325,9 +367,39 @@ TEST(FileBytesTest, OnlyPlainBytesOfReadOnlyFilesAreLent) {
   EXPECT_EQ(TryFindFileBytes(*reader, {5'000, 150'000}, found), 0u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Layers, LentFileTest, testing::Values(false));
+// What can be dropped of it is waited for.
+class SlowDiscardLayer final : public WrapperLayer {
+ public:
+  explicit SlowDiscardLayer(Layer& inner) : WrapperLayer(inner) {}
+  Result<Range> Discard(Range want, Kind) override {
+    discarded += want.length;
+    discarded.notify_all();
+    released.wait(false);
+    return want;
+  }
+  std::atomic<uint64_t> discarded{0};
+  std::atomic<bool> released{false};
+};
+
+TEST_P(ConnectionTest, AbortGivesUpWhatTakesLong) {
+  constexpr uint32_t kLength = 3u << 30;
+  auto disk = MemoryDisk("qcow2", kLength);
+  auto slow = std::make_shared<SlowDiscardLayer>(*disk);
+  exports_ = TestExports();
+  exports_.Add("disk", slow);
+  Pair pair = Connect();
+  pair.client->Send(RequestBytes(kCmdWriteZeroes, 1, 0, kLength));
+  slow->discarded.wait(0);
+  pair.connection->Abort();
+  slow->released = true;
+  slow->released.notify_all();
+  pair.thread.join();
+  EXPECT_LT(slow->discarded, kLength);
+}
+
 INSTANTIATE_TEST_SUITE_P(Layers, ConnectionTest, testing::Bool(),
                          [](const auto& info) { return info.param ? "Forgetful" : "Cached"; });
+INSTANTIATE_TEST_SUITE_P(Layers, LentFileTest, testing::Values(false));
 
 }  // namespace
 }  // namespace platter::nbd

@@ -17,6 +17,7 @@ namespace platter::nbd {
 // Why for reading only: a socket takes a reference to the file's page, not its content. Until the
 // client has received it, which nothing tells us, the host space would have to be kept from being
 // given to other guest bytes; in a store that nobody writes that cannot happen.
+// The descriptors are good as long as the layer is there: a disk that is served keeps its files.
 size_t TryFindFileBytes(Layer& layer, Range range, std::span<FileBytes> out);
 
 }  // namespace platter::nbd

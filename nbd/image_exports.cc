@@ -8,31 +8,36 @@
 
 #include "base/bytes.h"
 #include "base/size.h"
+#include "cow/diff.h"
 #include "cow/partitions.h"
+#include "io/bitmapper.h"
 
 namespace platter::nbd {
 namespace {
 
-std::shared_ptr<Export> MakeExport(const std::string& name, std::string description,
-                                   std::shared_ptr<Disk> disk, Range window,
-                                   const ServedImage& image, bool writable) {
-  auto made = std::make_shared<Export>();
-  made->name = name;
-  made->description = std::move(description);
-  made->layer = std::move(disk);
-  made->window = window;
-  made->writable = writable;
-  made->rotational = image.rotational;
-  made->contexts = {{MetaContext::kAllocation, "base:allocation"},
-                    {MetaContext::kDepth, "qemu:allocation-depth"}};
-  if (!made->layer->bitmapper()) return made;
-  for (const BitmapInfo& bitmap : made->layer->info().bitmaps) {
-    // What an interrupted program left says nothing.
-    if (bitmap.in_use) continue;
-    made->contexts.push_back(
-        {MetaContext::kBitmap, "qemu:dirty-bitmap:" + bitmap.name, bitmap.name});
+constexpr std::string_view kDiffPrefix = "platter:snapshot-diff:";
+// Units of two tables that are compared for one request: its time is bounded.
+constexpr uint64_t kMostCompared = 1 << 20;
+
+// What clients call snapshots: by name, and those whose name is not theirs alone by their id.
+std::vector<std::string> NamesOf(std::span<const SnapshotInfo> snapshots) {
+  std::map<std::string_view, size_t> count;
+  for (const SnapshotInfo& snapshot : snapshots) ++count[snapshot.name];
+  std::vector<std::string> names;
+  for (const SnapshotInfo& snapshot : snapshots) {
+    const bool unique = !snapshot.name.empty() && count[snapshot.name] == 1;
+    names.push_back(unique ? snapshot.name : snapshot.id);
   }
-  return made;
+  return names;
+}
+
+VisitMarked DirtySince(std::shared_ptr<Disk> disk, std::string bitmap) {
+  return [disk = std::move(disk), bitmap = std::move(bitmap)](
+             Range within, const std::function<bool(Range)>& visit) -> Result<uint64_t> {
+    Pin pin = disk->Hold();
+    TRY(disk->bitmapper()->VisitDirty(bitmap, within, visit));
+    return within.end();
+  };
 }
 
 std::string DescribePartition(const Partition& partition) {
@@ -58,35 +63,109 @@ Result<> ImageExports::AddEntry(Entry entry) {
   return {};
 }
 
-Result<> ImageExports::Add(ServedImage image) {
-  const Info& info = image.disk->info();
-  const size_t index = images_.size();
-  std::string description = fmt::format("{}, {}", info.format, HumanSize(info.size));
-  auto whole =
-      MakeExport(image.name, description, image.disk, {0, info.size}, image, image.writable);
-  TRY(AddEntry({image.name, description, whole, index, "", {}}));
-  for (const Partition& partition : TRY(ReadPartitions(*image.disk))) {
-    const std::string name = fmt::format("{}/p{}", image.name, partition.number);
-    description = DescribePartition(partition);
-    auto part = MakeExport(name, description, image.disk, partition.range, image, image.writable);
-    TRY(AddEntry({name, description, part, index, "", {}}));
-  }
-  if (image.open_snapshot) {
-    for (const SnapshotInfo& snapshot : info.snapshots) {
-      // Names need not be unique; ids are.
-      const bool unique =
-          !snapshot.name.empty() &&
-          std::ranges::count(info.snapshots, snapshot.name, &SnapshotInfo::name) == 1;
-      TRY(AddEntry({image.name + "@" + (unique ? snapshot.name : snapshot.id),
-                    fmt::format("snapshot '{}', {}", Printable(snapshot.name),
-                                HumanSize(snapshot.disk_size)),
-                    nullptr,
-                    index,
-                    snapshot.id,
-                    {}}));
+std::shared_ptr<Export> ImageExports::MakeExport(size_t index, std::shared_ptr<Disk> disk,
+                                                 Part part) {
+  auto made = std::make_shared<Export>();
+  made->name = std::move(part.name);
+  made->description = std::move(part.description);
+  made->window = part.window;
+  made->writable = part.writable;
+  made->rotational = images_[index].served.rotational;
+  made->contexts = {{MetaContext::kAllocation, "base:allocation"},
+                    {MetaContext::kDepth, "qemu:allocation-depth"}};
+  if (disk->bitmapper()) {
+    for (const BitmapInfo& bitmap : disk->info().bitmaps) {
+      // What an interrupted program left says nothing.
+      if (bitmap.in_use) continue;
+      made->contexts.push_back({MetaContext::kMarked, "qemu:dirty-bitmap:" + bitmap.name,
+                                DirtySince(disk, bitmap.name)});
     }
   }
-  images_.push_back(std::move(image));
+  AddDiffContexts(index, disk, *made);
+  made->layer = std::move(disk);
+  return made;
+}
+
+void ImageExports::AddDiffContexts(size_t index, const std::shared_ptr<Disk>& disk, Export& to) {
+  const Image& image = images_[index];
+  for (size_t i = 0; i < image.snapshots.size(); ++i) {
+    std::string name = std::string(kDiffPrefix) + image.snapshots[i];
+    if (name.size() > kMostString) continue;  // no client could ask for it
+    auto visit = [this, index, disk, id = image.served.disk->info().snapshots[i].id](
+                     Range within, const std::function<bool(Range)>& visit) -> Result<uint64_t> {
+      auto then = TRY(StateForComparing(index, id));
+      Pin pin = disk->Hold();
+      const uint64_t unit = std::max<uint64_t>(disk->info().unit, 1);
+      within.length = std::min(within.length, unit * kMostCompared);
+      TRY(VisitChanged(then->layer(0), disk->layer(0), within, visit));
+      return within.end();
+    };
+    to.contexts.push_back({MetaContext::kMarked, std::move(name), std::move(visit)});
+  }
+}
+
+Result<std::shared_ptr<Disk>> ImageExports::StateForComparing(size_t index,
+                                                              const std::string& snapshot) {
+  std::scoped_lock lock(mutex_);
+  std::shared_ptr<Disk>& state = images_[index].compared[snapshot];
+  if (!state) state = TRY(images_[index].served.open_snapshot(snapshot));
+  return state;
+}
+
+// A partition that would lose its end is somebody's, most likely.
+Result<> ImageExports::AllowSize(size_t index, uint64_t size) const {
+  for (const Entry& entry : entries_) {
+    if (entry.image != index || !entry.ready || entry.ready->resizable) continue;
+    const uint64_t end = entry.ready->window.end();
+    if (end <= size) continue;
+    return Fail(Code::kRefused, "'{}' ends at {:#x}: the disk cannot shrink to {:#x} bytes",
+                Printable(entry.name), end, size);
+  }
+  return {};
+}
+
+Result<> ImageExports::Add(ServedImage image) {
+  const size_t index = images_.size();
+  auto disk = image.disk;
+  const Info& info = disk->info();
+  const std::string name = image.name;
+  const std::string description = fmt::format("{}, {}", info.format, HumanSize(info.size));
+  const bool writable = image.writable;
+  auto snapshots = image.open_snapshot ? NamesOf(info.snapshots) : std::vector<std::string>();
+  images_.push_back({std::move(image), std::move(snapshots), {}});
+  auto whole = MakeExport(index, disk, {name, description, {0, info.size}, writable});
+  if (writable && disk->resizer()) {
+    whole->resizable = std::make_unique<ResizableSize>(
+        disk, [this, index](uint64_t size) { return AllowSize(index, size); });
+  }
+  TRY(AddEntry({name, description, whole, index, "", {}}));
+  TRY(AddPartitions(index));
+  return AddSnapshots(index);
+}
+
+Result<> ImageExports::AddPartitions(size_t index) {
+  const ServedImage& image = images_[index].served;
+  for (const Partition& partition : TRY(ReadPartitions(*image.disk))) {
+    const std::string name = fmt::format("{}/p{}", image.name, partition.number);
+    const std::string description = DescribePartition(partition);
+    auto part = MakeExport(index, image.disk, {name, description, partition.range, image.writable});
+    TRY(AddEntry({name, description, part, index, "", {}}));
+  }
+  return {};
+}
+
+Result<> ImageExports::AddSnapshots(size_t index) {
+  const Image& image = images_[index];
+  for (size_t i = 0; i < image.snapshots.size(); ++i) {
+    const SnapshotInfo& snapshot = image.served.disk->info().snapshots[i];
+    TRY(AddEntry(
+        {image.served.name + "@" + image.snapshots[i],
+         fmt::format("snapshot '{}', {}", Printable(snapshot.name), HumanSize(snapshot.disk_size)),
+         nullptr,
+         index,
+         snapshot.id,
+         {}}));
+  }
   return {};
 }
 
@@ -102,11 +181,10 @@ Result<std::shared_ptr<Export>> ImageExports::Find(std::string_view name) {
 Result<std::shared_ptr<Export>> ImageExports::OpenSnapshot(Entry& entry) {
   std::scoped_lock lock(mutex_);
   if (auto opened = entry.opened.lock()) return opened;
-  const ServedImage& image = images_[entry.image];
-  std::shared_ptr<Disk> disk =
-      TRY_AS("export '" + Printable(entry.name) + "'", image.open_snapshot(entry.snapshot));
+  std::shared_ptr<Disk> disk = TRY_AS("export '" + Printable(entry.name) + "'",
+                                      images_[entry.image].served.open_snapshot(entry.snapshot));
   const uint64_t size = disk->info().size;
-  auto opened = MakeExport(entry.name, entry.description, std::move(disk), {0, size}, image, false);
+  auto opened = MakeExport(entry.image, disk, {entry.name, entry.description, {0, size}, false});
   entry.opened = opened;
   return opened;
 }
@@ -118,7 +196,8 @@ void ImageExports::ForEach(
 
 Result<> ImageExports::Flush() {
   Result<> first;
-  for (const ServedImage& image : images_) {
+  for (const Image& each : images_) {
+    const ServedImage& image = each.served;
     if (!image.writable) continue;
     Result<> flushed = image.disk->Flush().WithPrefix("'" + Printable(image.name) + "'");
     if (!flushed && first) first = std::move(flushed);

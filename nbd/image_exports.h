@@ -1,8 +1,13 @@
 // ImageExports: disk images as exports: each under its name ("a"), its partitions ("a/p1"), and the
 // snapshots inside it ("a@monday"), which are opened when a client asks for one.
+//
+// All exports of an image can be compared with its snapshots: the context
+// "platter:snapshot-diff:monday" says which bytes may have changed since. A writable image (not its
+// partitions) can be resized, though not so that a partition loses its end.
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -47,12 +52,28 @@ class ImageExports final : public Exports {
     std::string snapshot;
     std::weak_ptr<Export> opened;  // of a snapshot
   };
+  struct Image {
+    ServedImage served;
+    std::vector<std::string> snapshots;                     // what clients call them
+    std::map<std::string, std::shared_ptr<Disk>> compared;  // snapshots by id, once they were
+  };
+  struct Part {
+    std::string name, description;
+    Range window;
+    bool writable;
+  };
 
   Result<> AddEntry(Entry entry);
+  Result<> AddPartitions(size_t index);
+  Result<> AddSnapshots(size_t index);
+  std::shared_ptr<Export> MakeExport(size_t index, std::shared_ptr<Disk> disk, Part part);
+  void AddDiffContexts(size_t index, const std::shared_ptr<Disk>& disk, Export& to);
+  Result<std::shared_ptr<Disk>> StateForComparing(size_t index, const std::string& snapshot);
+  Result<> AllowSize(size_t index, uint64_t size) const;
   Result<std::shared_ptr<Export>> OpenSnapshot(Entry& entry);
 
-  std::vector<ServedImage> images_;
-  Mutex mutex_;  // guards entries_[].opened, and opening; a leaf but for what opening takes
+  Mutex mutex_;  // guards entries_[].opened, images_[].compared; a leaf but for what opening takes
+  std::vector<Image> images_;
   std::vector<Entry> entries_;
 };
 

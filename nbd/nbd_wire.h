@@ -112,6 +112,9 @@ enum InfoType : uint16_t {
   kInfoName = 1,         // the name follows
   kInfoDescription = 2,  // the text follows
   kInfoBlockSize = 3,
+  // Our own, with a number that others ignore: never sent, only asked for. The client knows
+  // kCmdResize, and wants kSendResize to say whether it is there.
+  kInfoResize = 0x8008,
 };
 
 struct InfoExport {
@@ -140,7 +143,7 @@ enum TransmissionFlag : uint16_t {
   kSendWriteZeroes = 1 << 6,
   kSendDf = 1 << 7,
   kCanMultiConn = 1 << 8,
-  kSendResize = 1 << 9,  // extension-resize
+  kSendResize = 1 << 9,  // extension-resize; only for who asked by kInfoResize
   kSendCache = 1 << 10,
   kSendFastZero = 1 << 11,
   kBlockStatusPayload = 1 << 12,  // extension-ext-header
@@ -292,8 +295,9 @@ static_assert(sizeof(StatusDescriptor64) == 16);
 constexpr uint32_t kStateHole = 1 << 0;
 constexpr uint32_t kStateZero = 1 << 1;
 
-// Status of the contexts "qemu:dirty-bitmap:NAME" (QEMU's docs/interop/nbd.txt).
-constexpr uint32_t kStateDirty = 1 << 0;
+// Status of the contexts "qemu:dirty-bitmap:NAME" (QEMU's docs/interop/nbd.txt: dirty), and of our
+// own "platter:snapshot-diff:NAME".
+constexpr uint32_t kStateMarked = 1 << 0;
 
 // "Error values": those of Linux, whatever the system.
 enum ErrorValue : uint32_t {

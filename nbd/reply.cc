@@ -82,12 +82,12 @@ void ReplyError(Outbox& out, const Request& request, ErrorValue error, std::stri
 ErrorValue ToErrorValue(const Error& error) {
   switch (error.code()) {
     case Code::kNoSpace: return kNoSpaceLeft;
-    case Code::kReadOnly: return kPermission;
+    case Code::kReadOnly:
+    case Code::kRefused: return kPermission;
     case Code::kOutOfRange:
     case Code::kUnsupported: return kInvalid;
     case Code::kIo:
-    case Code::kCorrupt:
-    case Code::kRefused: break;
+    case Code::kCorrupt: break;
   }
   return error.errno_value() == ENOMEM ? kNoMemory : kIoError;
 }

@@ -1,6 +1,7 @@
 // Requests as the session has checked them, and replies as they are written for it.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string_view>
 #include <vector>
@@ -24,11 +25,13 @@ struct Request {
   Style style = Style::kSimple;
   uint64_t cookie = 0;
   uint64_t wire_offset = 0;  // as sent, for extended replies
-  Range range;               // of the export, bytes
+  Range range;               // of the export, bytes; of a RESIZE the new size, as an offset
   ConstBytes payload;        // of a WRITE: in `memory`, or in the session until its next Received
   Memory memory;
   // Of a BLOCK_STATUS: the contexts that are wanted, as indexes into Export::contexts.
   std::vector<uint32_t> contexts;
+  // Set when nobody waits for the answer any more; null: somebody always does.
+  const std::atomic<bool>* aborted = nullptr;
 
   bool Has(CommandFlag flag) const { return (flags & flag) != 0; }
   // Makes it independent of the session.

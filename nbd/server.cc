@@ -63,13 +63,16 @@ Result<> Server::Run(std::span<const Listener> listeners, int stop) {
 Result<> Server::Accept(const Listener& listener) {
   Fd socket(accept4(listener.fd.get(), nullptr, nullptr, SOCK_CLOEXEC));
   if (!socket) {
-    // The client thought better of it, or the system is short of something for now.
-    if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) return {};
-    if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(50));
-      return {};
+    const int error = errno;
+    if (error == EBADF || error == EINVAL || error == ENOTSOCK) {
+      return FailErrno(error, "accepting a client on {}", listener.address);
     }
-    return FailErrno(errno, "accepting a client on {}", listener.address);
+    // The client thought better of it, or its network is gone (which accept tells of, too), or the
+    // system is short of something for now.
+    if (error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    }
+    return {};
   }
   if (clients_.size() >= options_.most_connections) Reap();
   if (clients_.size() >= options_.most_connections) {
@@ -86,12 +89,17 @@ Result<> Server::Accept(const Listener& listener) {
 void Server::Start(Fd socket) {
   SetUp(socket.get());
   any_accepted_ = true;
+  std::string peer = PeerOf(socket.get());
+  auto connection = std::make_unique<Connection>(std::move(socket), std::move(peer), exports_,
+                                                 workers_, options_.connection);
+  if (!connection->usable()) {
+    counters_.refused.fetch_add(1);
+    return;
+  }
   counters_.accepted.fetch_add(1);
   counters_.open.fetch_add(1);
-  std::string peer = PeerOf(socket.get());
   Client& client = clients_.emplace_back();
-  client.connection = std::make_unique<Connection>(std::move(socket), std::move(peer), exports_,
-                                                   workers_, options_.connection);
+  client.connection = std::move(connection);
   try {
     client.thread = std::jthread([this, &client] {
       client.connection->Run();

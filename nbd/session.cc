@@ -27,7 +27,8 @@ uint16_t AllowedFlags(const Request& request) {
 }
 
 bool Changes(Command command) {
-  return command == kCmdWrite || command == kCmdTrim || command == kCmdWriteZeroes;
+  return command == kCmdWrite || command == kCmdTrim || command == kCmdWriteZeroes ||
+         command == kCmdResize;
 }
 
 }  // namespace
@@ -144,6 +145,7 @@ std::optional<Session::Event> Session::TakeHeader(uint64_t& payload) {
     if (request_.command == kCmdWrite) payload = raw->length;
   }
   request_.wire_offset = request_.range.offset;
+  if (request_.command == kCmdResize) request_.range.length = 0;  // means nothing
   return std::nullopt;
 }
 
@@ -192,7 +194,9 @@ std::optional<Session::Refusal> Session::TakeContexts() {
 std::optional<Session::Refusal> Session::Check(uint64_t payload) const {
   const Command command = request_.command;
   const bool writes = command == kCmdWrite;
-  if (command > kCmdBlockStatus) return Refusal{kInvalid, "unknown command"};
+  if (command > (resize_ ? kCmdResize : kCmdBlockStatus)) {
+    return Refusal{kInvalid, "unknown command"};
+  }
   if ((request_.flags & ~AllowedFlags(request_)) != 0) {
     return Refusal{kInvalid, "a flag that this command does not have"};
   }
@@ -224,9 +228,12 @@ std::optional<Session::Refusal> Session::CheckRange() const {
     if (range == Range{}) return std::nullopt;
     return Refusal{kInvalid, "a flush is of everything"};
   }
+  if (command == kCmdResize) return std::nullopt;
   if (!FitsIn(range.offset, range.length, chosen_->size())) {
     const bool grows = command == kCmdWrite || command == kCmdWriteZeroes;
-    return Refusal{grows ? kNoSpaceLeft : kInvalid, "past the end of the export"};
+    // What was there before the export became smaller.
+    const bool gone = FitsIn(range.offset, range.length, chosen_->largest_size());
+    return Refusal{grows || gone ? kNoSpaceLeft : kInvalid, "past the end of the export"};
   }
   if (command == kCmdBlockStatus && range.empty()) return Refusal{kInvalid, "an empty range"};
   if (command == kCmdRead && range.length > kMostPayload) {

@@ -94,7 +94,7 @@ class Session {
   void Reply(uint32_t option, uint32_t type, ConstBytes data = {});
   void ReplyText(uint32_t option, uint32_t type, std::string_view text);
   void Enter(std::shared_ptr<Export> chosen);
-  uint16_t TransmissionFlags(const Export& of) const;
+  uint16_t TransmissionFlags(const Export& of, bool resize) const;
 
   // session.cc
   std::optional<Event> NextRequest();
@@ -125,6 +125,7 @@ class Session {
   std::shared_ptr<Export> described_;  // of the last SET_META_CONTEXT
   std::vector<uint32_t> contexts_;     // selected of it
   std::shared_ptr<Export> chosen_;
+  bool resize_ = false;  // kCmdResize is agreed
 
   Request request_;
   uint64_t payload_wanted_ = 0;  // bytes of request_.memory; 0: not waiting for any

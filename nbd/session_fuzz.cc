@@ -1,5 +1,6 @@
 // A client that sends anything at all. The first byte chooses how bytes are cut into pieces and
 // what of the handshake is done for it; the rest is what it sends.
+#include <algorithm>
 #include <cstdlib>
 
 #include "io/engine/engine.h"
@@ -19,7 +20,8 @@ std::string Beginning(unsigned which) {
     case 1: return flags;
     case 2: return flags + GoBytes("disk");
     case 3: return flags + OptionBytes(kOptStructuredReply) + contexts + GoBytes("disk");
-    default: return flags + OptionBytes(kOptExtendedHeaders) + contexts + GoBytes("disk");
+    default:
+      return flags + OptionBytes(kOptExtendedHeaders) + contexts + GoBytes("disk", {kInfoResize});
   }
 }
 
@@ -40,8 +42,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   driven.Feed(sent, steps[choice >> 6]);
   // What a client made us do leaves a disk that can be read.
   if (driven.session.transmitting()) {
-    Buffer buffer(4096);
-    auto read = Read(*driven.session.chosen()->layer, 0, buffer.bytes());
+    const Export& chosen = *driven.session.chosen();
+    Buffer buffer(std::min<uint64_t>(4096, chosen.size()));
+    auto read = Read(*chosen.layer, 0, buffer.bytes());
     if (!read) std::abort();
   }
   return 0;

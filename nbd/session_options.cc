@@ -134,13 +134,14 @@ Session::Event Session::DoExportName(ConstBytes data) {
   auto found = exports_.Find(AsText(data));
   // This option has no way of saying no.
   if (!found) return End(std::string(found.error().text()));
-  out_.Put(ExportNameReply{(*found)->size(), TransmissionFlags(**found)});
+  out_.Put(ExportNameReply{(*found)->size(), TransmissionFlags(**found, false)});
   if (zeroes_) std::ranges::fill(out_.Append(kExportNameZeroes), std::byte{0});
   Enter(std::move(*found));
   return Event::kMore;
 }
 
-uint16_t Session::TransmissionFlags(const Export& of) const {
+// `resize`: the client asked whether it may change the size.
+uint16_t Session::TransmissionFlags(const Export& of, bool resize) const {
   uint16_t flags = kHasFlags | kCanMultiConn | kSendCache;
   if (of.rotational) flags |= kRotational;
   if (style_ != Style::kSimple) flags |= kSendDf;
@@ -148,6 +149,7 @@ uint16_t Session::TransmissionFlags(const Export& of) const {
     flags |= kBlockStatusPayload;
   }
   if (!of.writable) return flags | kReadOnly;
+  if (resize && of.resizable) flags |= kSendResize;
   return flags | kSendFlush | kSendFua | kSendTrim | kSendWriteZeroes | kSendFastZero;
 }
 
@@ -192,7 +194,8 @@ Session::Event Session::DoInfo(uint32_t option, ConstBytes data) {
     Append(text, be16(type));
     Reply(option, kRepInfo, AsBytes(std::string_view(text += value)));
   };
-  Reply(option, kRepInfo, AsBytes(InfoExport{kInfoExport, of.size(), TransmissionFlags(of)}));
+  const uint16_t flags = TransmissionFlags(of, wants(kInfoResize));
+  Reply(option, kRepInfo, AsBytes(InfoExport{kInfoExport, of.size(), flags}));
   if (wants(kInfoName)) reply_text(kInfoName, of.name);
   if (wants(kInfoDescription)) reply_text(kInfoDescription, of.description);
   if (wants(kInfoBlockSize)) {
@@ -200,7 +203,10 @@ Session::Event Session::DoInfo(uint32_t option, ConstBytes data) {
           AsBytes(InfoBlockSize{kInfoBlockSize, 1u, kPreferredBlock, kMostPayload}));
   }
   Reply(option, kRepAck);
-  if (option == kOptGo) Enter(std::move(*found));
+  if (option == kOptGo) {
+    resize_ = (flags & kSendResize) != 0;
+    Enter(std::move(*found));
+  }
   return Event::kMore;
 }
 

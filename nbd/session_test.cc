@@ -356,6 +356,42 @@ TEST_F(SessionTest, BlockStatusSaysWhatIsAllocated) {
   EXPECT_EQ(one.Take<StatusDescriptor>().length, 64 * kKiB);
 }
 
+// Marks of which only a part is looked at, at a time.
+TEST_F(SessionTest, BlockStatusSaysWhatIsMarked) {
+  Export& marked = exports_.Add("marked", disk_);
+  marked.window = {kMiB, 4 * kMiB};
+  auto visit = [](Range within, const std::function<bool(Range)>& found) -> Result<uint64_t> {
+    const Range looked{within.offset, std::min(within.length, 2 * kMiB)};
+    for (Range mark : {Range{kMiB, 4096}, Range{2 * kMiB, kMiB}}) {
+      const Range part = mark.Intersect(looked);
+      if (!part.empty() && !found(part)) return part.end();
+    }
+    return looked.end();
+  };
+  marked.contexts = {{MetaContext::kMarked, "x:marked", visit}};
+  auto driven =
+      Enter(kStructured + ContextBytes(kOptSetMetaContext, "marked", {"x:marked"}), "marked");
+  auto runs = [&](uint64_t at, uint16_t flags) {
+    Sent sent(driven->Feed(RequestBytes(kCmdBlockStatus, 1, at, (4 << 20) - at, flags)));
+    const size_t count = (sent.Take<StructuredReply>().length - 4) / sizeof(StatusDescriptor);
+    sent.Take<StatusHeader>();
+    std::vector<std::pair<uint64_t, uint32_t>> all;
+    for (size_t i = 0; i < count; ++i) {
+      auto run = sent.Take<StatusDescriptor>();
+      all.emplace_back(run.length, run.status);
+    }
+    EXPECT_TRUE(sent.empty());
+    return all;
+  };
+  using testing::ElementsAre;
+  using testing::Pair;
+  EXPECT_THAT(runs(0, 0), ElementsAre(Pair(4096, kStateMarked), Pair(kMiB - 4096, 0),
+                                      Pair(kMiB, kStateMarked)));
+  EXPECT_THAT(runs(4096, 0),
+              ElementsAre(Pair(kMiB - 4096, 0), Pair(kMiB, kStateMarked), Pair(4096, 0)));
+  EXPECT_THAT(runs(0, kFlagReqOne), ElementsAre(Pair(4096, kStateMarked)));
+}
+
 TEST_F(SessionTest, ContextsOfAnotherExportDoNotCount) {
   auto driven = Enter(kStructured + ContextBytes(kOptSetMetaContext, "other", {"base:allocation"}));
   Sent sent(driven->Feed(RequestBytes(kCmdBlockStatus, 1, 0, 512)));
@@ -425,6 +461,93 @@ TEST_F(SessionTest, ExtendedHeaders) {
     Sent refused = ask(bad);
     refused.Take(take(refused, 6, 0, kChunkError).length);
     EXPECT_TRUE(refused.empty());
+  }
+}
+
+// --- Resizing -----------------------------------------------------------------------------------
+
+uint16_t FlagsOf(Sent sent) {
+  EXPECT_EQ(sent.Take<OptionReplyHeader>().type, kRepInfo);
+  return sent.Take<InfoExport>().flags;
+}
+
+TEST_F(SessionTest, ResizingIsAgreedOnlyWithWhoAsks) {
+  for (uint32_t option : {kOptInfo, kOptGo}) {
+    EXPECT_FALSE(FlagsOf(OptionReplies(GoBytes("disk", {}, option))) & kSendResize);
+    EXPECT_TRUE(FlagsOf(OptionReplies(GoBytes("disk", {kInfoResize}, option))) & kSendResize);
+    EXPECT_FALSE(FlagsOf(OptionReplies(GoBytes("other", {kInfoResize}, option))) & kSendResize);
+  }
+  Sent old = OptionReplies(OptionBytes(kOptExportName, "disk"));
+  EXPECT_FALSE(old.Take<ExportNameReply>().flags & kSendResize);
+  // INFO asks, and GO decides.
+  for (const std::string& options : {std::string(), GoBytes("disk", {kInfoResize}, kOptInfo)}) {
+    auto driven = Enter(options);
+    Sent sent(driven->Feed(RequestBytes(kCmdResize, 1, 2 * kSize, 0)));
+    ExpectSimple(sent, 1, kInvalid);
+    EXPECT_EQ(disk_->info().size, kSize);
+  }
+  Driven reader(exports_);
+  reader.Feed(kFixed + GoBytes("other", {kInfoResize}));
+  Sent sent(reader.Feed(RequestBytes(kCmdResize, 1, 2 * kSize, 0)));
+  ExpectSimple(sent, 1, kInvalid);
+}
+
+TEST_F(SessionTest, ResizingMovesTheEndForEverybody) {
+  auto other = Enter();
+  Driven driven(exports_);
+  driven.Feed(kFixed + GoBytes("disk", {kInfoResize}));
+  Sent grown(driven.Feed(RequestBytes(kCmdWrite, 1, kSize, 3, 0, "abc") +
+                         RequestBytes(kCmdResize, 2, kSize + 4096, 0, kFlagFua) +
+                         RequestBytes(kCmdWrite, 3, kSize, 3, 0, "abc") +
+                         RequestBytes(kCmdRead, 4, kSize + 4096, 1)));
+  ExpectSimple(grown, 1, kNoSpaceLeft);
+  ExpectSimple(grown, 2, 0);
+  ExpectSimple(grown, 3, 0);
+  ExpectSimple(grown, 4, kInvalid);
+  EXPECT_TRUE(grown.empty());
+  Sent seen(other->Feed(RequestBytes(kCmdRead, 1, kSize - 1, 5)));
+  ExpectSimple(seen, 1, 0);
+  EXPECT_EQ(seen.Take(5), std::string("\0abc\0", 5));
+  Sent info = OptionReplies(GoBytes("disk", {}, kOptInfo));
+  info.Take<OptionReplyHeader>();
+  EXPECT_EQ(info.Take<InfoExport>().size, kSize + 4096);
+
+  // What is gone is told from what never was.
+  Sent shrunk(
+      driven.Feed(RequestBytes(kCmdResize, 5, kMiB, 77) + RequestBytes(kCmdRead, 6, kMiB - 1, 2) +
+                  RequestBytes(kCmdRead, 7, kSize + 4095, 2) +
+                  RequestBytes(kCmdResize, 8, kSize, 0) + RequestBytes(kCmdRead, 9, kSize - 3, 3)));
+  ExpectSimple(shrunk, 5, 0);
+  ExpectSimple(shrunk, 6, kNoSpaceLeft);
+  ExpectSimple(shrunk, 7, kInvalid);
+  ExpectSimple(shrunk, 8, 0);
+  ExpectSimple(shrunk, 9, 0);
+  EXPECT_EQ(shrunk.Take(3), std::string(3, '\0'));
+  EXPECT_TRUE(shrunk.empty());
+}
+
+TEST_F(SessionTest, SizesThatCannotBeLeaveTheDiskAsItIs) {
+  Export& picky = exports_.Add("picky", disk_);
+  picky.resizable = std::make_unique<ResizableSize>(
+      disk_, [](uint64_t) -> Result<> { return Fail(Code::kRefused, "a partition ends there"); });
+  struct {
+    std::string name;
+    uint64_t size;
+    uint32_t error;
+  } cases[] = {{"disk", 0, kPermission},
+               {"disk", kSize + 1, kInvalid},  // of a qcow2: sectors
+               {"disk", UINT64_MAX - 511, kInvalid},
+               {"picky", kMiB, kPermission}};
+  for (const auto& each : cases) {
+    Driven driven(exports_);
+    driven.Feed(kFixed + kExtended + GoBytes(each.name, {kInfoResize}));
+    Sent sent(driven.Feed(ExtendedBytes(kCmdResize, 1, each.size, 0)));
+    auto reply = sent.Take<ExtendedReply>();
+    EXPECT_EQ(reply.type, kChunkError);
+    EXPECT_EQ(reply.offset, each.size);
+    EXPECT_EQ(sent.Take<ErrorChunk>().error, each.error) << each.name << " " << each.size;
+    EXPECT_EQ(disk_->info().size, kSize);
+    EXPECT_EQ(driven.session.chosen()->size(), kSize);
   }
 }
 

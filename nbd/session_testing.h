@@ -41,6 +41,8 @@ class TestExports final : public Exports {
     one->name = name;
     one->description = "a disk called " + name;
     one->window = {0, layer->info().size};
+    if (writable && layer->resizer())
+      one->resizable = std::make_unique<ResizableSize>(layer, nullptr);
     one->layer = std::move(layer);
     one->writable = writable;
     one->contexts = {{MetaContext::kAllocation, "base:allocation"},

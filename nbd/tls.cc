@@ -22,6 +22,9 @@ namespace {
 constexpr size_t kCipherText = 64 * kKiB;  // received at once
 constexpr size_t kPlainText = 64 * kKiB;   // encrypted at once
 constexpr size_t kShortestKey = 16;        // bytes of a pre-shared key
+// Encrypted bytes that wait for the client, beyond what Send has taken: answers to messages of TLS
+// itself, of which a client can send any number without ever reading.
+constexpr size_t kMostOwed = 256 * kKiB;
 
 template <auto kFree>
 struct Freer {
@@ -87,6 +90,9 @@ class TlsChannel final : public Channel {
 
   Result<std::optional<size_t>> Receive(Bytes into, bool wait) override {
     while (true) {
+      if (BIO_pending(Outgoing()) > static_cast<int>(kMostOwed)) {
+        return Fail(Code::kIo, "TLS: the client asks for much and does not read it");
+      }
       size_t count = 0;
       ERR_clear_error();
       if (SSL_read_ex(ssl_.get(), into.data(), into.size(), &count) == 1) return count;

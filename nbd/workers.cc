@@ -24,6 +24,11 @@ void Workers::Submit(Job job) {
   ready_.release();
 }
 
+bool Workers::busy() const {
+  std::scoped_lock lock(mutex_);
+  return running_ + jobs_.size() >= most_;
+}
+
 void Workers::StartOneLocked() {
   try {
     threads_.emplace_back([this] { Run(); });

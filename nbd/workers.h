@@ -24,6 +24,9 @@ class Workers {
   // Any thread. Jobs start in the order in which they were submitted.
   void Submit(Job job);
 
+  // True if a job would have to wait for another's end. Any thread.
+  bool busy() const;
+
  private:
   void Run();
   void StartOneLocked();
@@ -31,7 +34,7 @@ class Workers {
   const unsigned most_;
   // One for each job that nobody has taken; of no job: time to end. Wakes one thread, not all.
   std::counting_semaphore<> ready_{0};
-  Mutex mutex_;  // guards everything below; a leaf
+  mutable Mutex mutex_;  // guards everything below; a leaf
   std::deque<Job> jobs_;
   std::vector<std::jthread> threads_;
   size_t running_ = 0;  // jobs

@@ -17,6 +17,8 @@
 #include <fstream>
 #include <thread>
 
+#include "base/endian.h"
+#include "base/math.h"
 #include "formats/format.h"
 #include "tests/interop/qemu.h"
 #include "tests/table.h"
@@ -129,6 +131,50 @@ TEST(Hostile, IsGivenOrSaidToBeMissing) {
     return;
   }
   EXPECT_TRUE(fs::exists(fs::path(folder) / "hostile.tsv")) << folder;
+}
+
+// An L1 table whose entries all name one L2 table, of which every second entry names the one
+// cluster that there is: millions of ranges of data in a file of 400 KiB.
+void MakeManyRanges(const std::string& path, uint64_t tables) {
+  const uint64_t span = 512 * kMiB;  // of an L2 table
+  testing_support::MustRun("qemu-img create -q -f qcow2 " + path + " " +
+                           std::to_string(tables * span) + " && qemu-io -c 'write -q 0 64k' " +
+                           path);
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  auto entry = [&](uint64_t at) {
+    be64 value;
+    file.seekg(static_cast<long>(at)).read(reinterpret_cast<char*>(&value), sizeof value);
+    return value;
+  };
+  auto repeat = [&](uint64_t table, be64 value, uint64_t count, uint64_t stride) {
+    for (uint64_t i = 0; i < count; i += stride) {
+      file.seekp(static_cast<long>(table + i * sizeof value));
+      file.write(reinterpret_cast<const char*>(&value), sizeof value);
+    }
+  };
+  constexpr uint64_t kOffsetMask = 0x00fffffffffffe00;
+  const uint64_t l1 = entry(40);  // of the header: l1_table_offset
+  const be64 first = entry(l1);
+  const uint64_t l2 = first & kOffsetMask;
+  repeat(l1, first, tables, 1);
+  repeat(l2, entry(l2), 8192, 2);
+  ASSERT_TRUE(file.good());
+}
+
+TEST(Hostile, MeasureTakesBoundedMemory) {
+#if defined(PLATTER_ASAN) || defined(PLATTER_TSAN)
+  const uint64_t tables = 64;
+#else
+  const uint64_t tables = 4200;  // 17 million ranges
+#endif
+  testing_support::TempFolder folder;
+  MakeManyRanges(folder.File("shared.qcow2"), tables);
+  for (const char* format : {"qcow2", "vhdx"}) {
+    const Ended ended =
+        RunPlatter({"measure", "-O", format, folder.File("shared.qcow2")}, folder.File("output"));
+    EXPECT_EQ(ended.status, 0) << format << ": " << ended.output;
+    EXPECT_LT(ended.peak_kib, kMostKiB) << format;
+  }
 }
 
 }  // namespace

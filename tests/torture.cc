@@ -3,7 +3,8 @@
 //   bazel run -c opt //tests:torture -- --seconds 600
 //
 // Kills: a child process does random operations on a chain of images on a real file system (writes,
-// zeroing, flushes, snapshots inside and outside, commits, rebases, resizing; see tests/history)
+// zeroing, flushes, snapshots inside and outside, commits, rebases, resizing, compacting, bitmaps;
+// see tests/history)
 // and says over a pipe when one is done. It is ended by SIGKILL at a random moment. Then every
 // image has to open, to be sound for us and for qemu-img check, and the disk to read as it may: a
 // byte has the value of the last acknowledged flush, or one that was written since; an operation
@@ -13,6 +14,7 @@
 // (io/crash_store.h), at each moment and in several ways.
 //
 // The seed is printed; the last line says what was seen.
+#include <fcntl.h>
 #include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <poll.h>
@@ -28,12 +30,15 @@
 #include <random>
 #include <set>
 #include <string_view>
+#include <thread>
 
 #include "base/check.h"
 #include "cow/rebase.h"
 #include "cow/search.h"
 #include "cow/set_parent.h"
 #include "formats/format.h"
+#include "io/fd.h"
+#include "io/file_lock.h"
 #include "io/testing/wrapper_store.h"
 #include "tests/history/history.h"
 #include "tests/interop/qemu.h"
@@ -166,6 +171,19 @@ Death RunChild(Machine& machine, const std::vector<Op>& ops, std::chrono::micros
   return death;
 }
 
+// The kernel lets go of what a killed process had open a moment after it is gone, where requests of
+// its ring are on their way.
+void AwaitLocks(const Machine& machine) {
+  const auto end = Clock::now() + std::chrono::seconds(5);
+  const auto folder = std::filesystem::path(machine.top()).parent_path();
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    Fd fd(open(entry.path().c_str(), O_RDONLY | O_CLOEXEC));
+    while (fd && Clock::now() < end && !LockImage(fd.get(), LockMode::kWriter, "")) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+}
+
 // Killed between the two sectors that renew what a child records of its parent, a chain is refused:
 // nothing is lost, and to record it again is what its user is told to do.
 Result<> Reconnect(const Machine& machine) {
@@ -203,6 +221,7 @@ Result<> RepairSnapshots(const Machine& machine) {
 
 // What is wrong after a kill; empty: nothing. `model` becomes what is there.
 Result<std::string> Inspect(Machine& machine, const Possible& possible, Model& model) {
+  AwaitLocks(machine);
   if (possible.under_way() && possible.under_way()->kind == Op::kCommit) {
     TRY(Reconnect(machine));
   }
@@ -225,6 +244,11 @@ Result<std::string> Inspect(Machine& machine, const Possible& possible, Model& m
   const bool done = possible.after() && fits(*possible.after());
   if (!done && !fits(possible.model())) return std::string("other snapshots are there");
   model = done ? *possible.after() : possible.model();
+  // Which bitmap there is nobody can tell; and who was killed while it followed writes says so.
+  const auto bitmaps = TRY(machine.Bitmaps());
+  const bool begun = possible.under_way() && possible.under_way()->kind == Op::kBitmap;
+  model.bitmap = !bitmaps.empty();
+  if (begun || (model.bitmap && bitmaps[0].in_use)) model.marked.reset();
   model.made = (possible.after() ? *possible.after() : possible.model()).made;
   model.bytes = std::move(bytes);
   return machine.Judge(model);

@@ -79,6 +79,23 @@ TEST_F(AmendCommandTest, Anew) {
   MustRun("qemu-img check " + File("a"));
 }
 
+// A larger cluster of an overlay gets from the parent what the smaller ones did not hold.
+TEST_F(AmendCommandTest, LargerClustersOverAParent) {
+  MustRun("qemu-img create -q -f raw " + File("base") +
+          " 8M && qemu-io -f raw -c 'write -P 9 0 8M' " + File("base"));
+  for (const std::string small : {"cluster_size=4k", "cluster_size=64k,extended_l2=on"}) {
+    SCOPED_TRACE(small);
+    MustRun("rm -f " + File("a") + " && qemu-img create -q -f qcow2 -o " + small +
+            " -b base -F raw " + File("a") +
+            " && qemu-io -c 'write -z 1M 4k' -c 'write -P 1 3M 4k' -c 'write -P 2 3080k 4k' " +
+            File("a") + " && qemu-img convert -O raw " + File("a") + " " + File("want"));
+    Do({"amend", "-o", "cluster_size=64k,extended_l2=off", File("a")});
+    EXPECT_THAT(Info("a"), HasSubstr("cluster_size: 65536"));
+    MustRun("qemu-img check " + File("a") + " && qemu-img compare -F raw " + File("a") + " " +
+            File("want"));
+  }
+}
+
 TEST_F(AmendCommandTest, CompressedStaysCompressed) {
   MustRun("yes platter | head -c 4M > " + File("r") + "; qemu-img convert -c -O qcow2 " +
           File("r") + " " + File("a"));

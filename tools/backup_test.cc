@@ -174,6 +174,26 @@ TEST_F(BackupTest, BackupRefusals) {
       Fails({"backup", "--since", "x", "-b", File("a"), "-F", "qcow2", File("a"), File("b")}),
       HasSubstr("no such bitmap"));
   EXPECT_FALSE(std::ifstream(File("b")).good());
+  // A bitmap that was not told of every write.
+  Do({"backup", "--full", "--new-bitmap", "x", File("a"), File("full")});
+  Do({"bitmap", "--disable", File("a"), "x"});
+  MustRun("qemu-io -c 'write -P 7 1M 64k' " + File("a"));
+  const std::vector<std::string> since{"backup", "--since", "x",       "-b",     File("full"),
+                                       "-F",     "qcow2",   File("a"), File("b")};
+  EXPECT_THAT(Fails(since), HasSubstr("is disabled"));
+  EXPECT_FALSE(std::ifstream(File("b")).good());
+  Do({"bitmap", "--enable", File("a"), "x"});
+  Do(since);
+}
+
+// A disabled bitmap begins anew as one that follows the writes.
+TEST_F(BackupTest, ABitmapThatBeginsAnewIsEnabled) {
+  MustRun("qemu-img create -q -f qcow2 " + File("a") + " 8M && qemu-img bitmap --add --disable " +
+          File("a") + " x");
+  Do({"backup", "--full", "--new-bitmap", "x", File("a"), File("full")});
+  MustRun("qemu-io -c 'write -P 7 1M 64k' " + File("a"));
+  Do({"backup", "--since", "x", "-b", File("full"), "-F", "qcow2", File("a"), File("b")});
+  MustRun("qemu-img compare " + File("a") + " " + File("b"));
 }
 
 TEST_F(BackupTest, ConvertKeepsSnapshots) {

@@ -182,5 +182,52 @@ TEST_F(ResumeTest, AnotherSourceIsRefused) {
   EXPECT_EQ(Platter({"convert", "--resume", "-n", "-f", "raw", source, out}).code, 1);
 }
 
+// One file read in two ways is two sources.
+TEST_F(ResumeTest, AnotherReadingOfTheSourceIsRefused) {
+  const std::string platter = "tools/platter";
+  const std::string source = File("source.qcow2"), out = File("out.raw");
+  MustRun("dd if=/dev/urandom of=" + File("r") +
+          " bs=1M count=200 status=none && qemu-img convert "
+          "-f raw -O qcow2 " +
+          File("r") + " " + source);
+  const PartialOutput files = PartialOutput::For(out);
+  MustRun(platter + " convert --resume -q -r 100M " + source + " " + out +
+          " & pid=$!; for i in $(seq 100); do sleep 0.1; grep -q 'bytes [1-9]' " + files.journal +
+          " && break; done; kill -9 $pid; wait $pid; true");
+  ASSERT_TRUE(std::filesystem::exists(files.journal));
+  Ran ran = Platter({"convert", "--resume", "-q", "-f", "raw", source, out});
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_NE(ran.err.find("another conversion"), std::string::npos) << ran.err;
+  ran = Platter({"convert", "--resume", "-q", "-f", "qcow2", source, out});
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  MustRun("cmp " + File("r") + " " + out);
+}
+
+// --force replaces files, and none that somebody uses.
+TEST_F(ResumeTest, WhatIsReplaced) {
+  const std::string source = RawSource(), out = File("out.raw");
+  MustRun("echo old > " + out + " && chmod 640 " + out + " && ln -s out.raw " + File("link"));
+  auto resume = [&](const std::string& target) {
+    return Platter({"convert", "--resume", "--force", "-q", "-f", "raw", source, target});
+  };
+  {
+    DiskOptions options{.format = "raw"};
+    options.file.writable = true;
+    auto user = Disk::Open(out, options, Gate(GatePolicy{}), nullptr);
+    ASSERT_TRUE(user.has_value()) << user.error().text();
+    EXPECT_EQ(resume(out).code, 1);
+    EXPECT_EQ(MustRun("cat " + out), "old\n");
+  }
+  Ran ran = resume(File("link"));
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  MustRun("cmp " + source + " " + out + " && test -L " + File("link"));
+  EXPECT_EQ(MustRun("stat -c %a " + out), "640\n");
+  MustRun("mkfifo " + File("fifo"));
+  ran = resume(File("fifo"));
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_NE(ran.err.find("regular file"), std::string::npos) << ran.err;
+  MustRun("test -p " + File("fifo"));
+}
+
 }  // namespace
 }  // namespace platter

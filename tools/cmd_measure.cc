@@ -13,6 +13,48 @@
 namespace platter {
 namespace {
 
+// Where a disk has data, in a bounded number of ranges: an image of some KiB can have billions.
+// What would be more is rounded to larger units, which leaves an upper bound.
+class DataRanges {
+ public:
+  explicit DataRanges(uint64_t disk_size) : disk_size_(disk_size) {}
+
+  void Add(Range range) {
+    if (ranges_.size() == kMost) {
+      while (ranges_.size() > kMost / 2) Coarsen();
+    }
+    AddLast(range);
+  }
+  std::span<const Range> ranges() const { return ranges_; }
+  uint64_t bytes() const {
+    uint64_t sum = 0;
+    for (Range range : ranges_) sum += range.length;
+    return sum;
+  }
+
+ private:
+  static constexpr size_t kMost = 1 << 20;
+
+  void AddLast(Range range) {
+    range = range.Outward(unit_).Intersect({0, disk_size_});
+    if (!ranges_.empty() && range.offset <= ranges_.back().end()) {
+      ranges_.back() = Range::FromTo(ranges_.back().offset, range.end());
+    } else {
+      ranges_.push_back(range);
+    }
+  }
+  void Coarsen() {
+    unit_ *= 2;
+    std::vector<Range> finer;
+    finer.swap(ranges_);
+    for (Range range : finer) AddLast(range);
+  }
+
+  const uint64_t disk_size_;
+  uint64_t unit_ = 1;
+  std::vector<Range> ranges_;
+};
+
 class MeasureCommand : public Command {
  public:
   std::string_view name() const override { return "measure"; }
@@ -69,14 +111,11 @@ class MeasureCommand : public Command {
     }
     auto disk = TRY(image_.Open(path_, false, console));
     create.size = disk->info().size;
-    std::vector<Range> data;
-    uint64_t allocated = 0;
+    DataRanges data(create.size);
     TRY(ForEachMapEntry(*disk, {0, create.size}, [&](const MapEntry& entry) {
-      if (!entry.data) return;
-      data.push_back(entry.range);
-      allocated += entry.range.length;
+      if (entry.data) data.Add(entry.range);
     }));
-    MeasureResult sizes = TRY(format->measure(create, allocated, data));
+    MeasureResult sizes = TRY(format->measure(create, data.bytes(), data.ranges()));
     if (!sizes.bitmaps) sizes.bitmaps = TRY(BitmapBytes(disk->info(), create));
     return sizes;
   }

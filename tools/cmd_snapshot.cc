@@ -38,9 +38,10 @@ class SnapshotCommand : public Command {
     what->add_flag("-l,--list", list_, "List them (what happens without an option, too)");
     what->add_option("-c,--create", create_, "Create one that holds what the disk holds now")
         ->type_name("NAME");
-    what->add_option("-a,--apply", apply_, "The disk goes back to SNAP, an id or a name")
+    what->add_option("-a,--apply", apply_, "The disk goes back to SNAP, an id or else a name")
         ->type_name("SNAP");
-    what->add_option("-d,--delete", delete_, "Delete SNAP, an id or a name")->type_name("SNAP");
+    what->add_option("-d,--delete", delete_, "Delete SNAP, a name or else an id")
+        ->type_name("SNAP");
     what->add_option("--external", external_,
                      "What the disk holds now becomes a file of its own, the image's parent")
         ->type_name("NAME");

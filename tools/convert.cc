@@ -108,7 +108,9 @@ class Converter {
       if (disks.empty() && !o_.parent.empty() && disk->depth() > 1) {
         source_parent_ = {disk->path(1), disk->layer(1).info().format};
       }
-      for (size_t i = 0; i < disk->depth(); ++i) source_files_.push_back(disk->path(i));
+      for (size_t i = 0; i < disk->depth(); ++i) {
+        source_files_.push_back({disk->path(i), disk->layer(i).info().format});
+      }
       disks.push_back(std::move(disk));
     }
     if (disks.size() > 1 && !o_.parent.empty())
@@ -179,21 +181,19 @@ class Converter {
   // The same under a hidden name, in steps that are made durable and entered in a journal: the next
   // attempt begins with the step that was interrupted.
   Result<> IntoPartial(const std::string& path) {
-    std::error_code error;
-    if (!o_.force && std::filesystem::exists(path, error)) {
-      return Fail(Code::kRefused, "'{}' exists already (--force replaces it)",
-                  Printable(path, 4096));
-    }
-    const PartialOutput files = PartialOutput::For(path);
+    const OldOutput old = TRY(OldOutput::Hold(path, o_.force));
+    const PartialOutput files = PartialOutput::For(old.path());
     const Journal journal(files, TRY(DescribeWork()));
     auto done = TRY(journal.Load());
+    std::error_code error;
     if (!std::filesystem::exists(files.image, error)) done.reset();
     if (!done) {
       TRY(CheckResumable(TRY(MakeImage(files.image, /*replace=*/true))));
       done = 0;
       TRY(journal.Save(*done));
-    } else if (!o_.progress.quiet) {
-      console_.Err(fmt::format("going on at byte {}\n", *done));
+    } else {
+      if (!o_.progress.quiet) console_.Err(fmt::format("going on at byte {}\n", *done));
+      TRY(GiveBackLeaks(files.image));
     }
     {
       auto disk = TRY(OpenPartial(files.image));
@@ -202,7 +202,7 @@ class Converter {
       TRY(CopySteps(*disk, *done, journal));
       TRY(Verify(*disk));
     }
-    TRY(FinishPartial(files, path, o_.force));
+    TRY(old.GiveWay(files));
     journal.Remove();
     return {};
   }
@@ -228,6 +228,19 @@ class Converter {
     return Disk::Open(path, options, gate, nullptr);
   }
 
+  // What the interrupted step took and did not come to name.
+  Result<> GiveBackLeaks(const std::string& path) {
+    const Gate gate{GatePolicy{}};
+    const DiskOptions options{.format = o_.target_format, .file = {.writable = true}};
+    TopImage image = TRY(OpenTopImage(path, options, gate, nullptr));
+    if (!image.format->check) return {};
+    const OpenOptions open{.writable = true, .opener = image.opener.get()};
+    const CheckReport found =
+        TRY(image.format->check(*image.store, open, {.repair = CheckOptions::kLeaks}));
+    if (found.corruptions + found.errors == 0) return {};
+    return Fail(Code::kCorrupt, "'{}' is damaged: remove it to begin again", Printable(path, 4096));
+  }
+
   Result<> CopySteps(Disk& disk, uint64_t done, const Journal& journal) {
     using Clock = std::chrono::steady_clock;
     constexpr auto kStep = std::chrono::seconds(1);
@@ -251,7 +264,16 @@ class Converter {
   // Everything on which the output depends.
   Result<std::string> DescribeWork() const {
     std::string work;
-    for (const std::string& path : source_files_) work += TRY(DescribeSource(path));
+    for (const std::string& name : o_.sources)
+      work += fmt::format("of {}\n", Printable(name, 4096));
+    for (const ImageFile& file : source_files_) {
+      work += TRY(DescribeSource(file.path, o_.verify)) + fmt::format("format {}\n", file.format);
+    }
+    const DiskOptions view = TRY(o_.source.ToDiskOptions(false));
+    for (const auto& [name, value] : view.options) {
+      work += fmt::format("source option {}={}\n", Printable(name), Printable(value, 4096));
+    }
+    work += fmt::format("bytes of the source {}\n", source_->info().size);
     work += fmt::format("snapshot '{}' format {} compress {} level {} sparse {} multiple {}\n",
                         Printable(o_.source.snapshot), o_.target_format, o_.copy.compress,
                         o_.copy.level, o_.copy.sparse, o_.size_multiple);
@@ -362,6 +384,7 @@ class Converter {
       o_.copy.skip_parent = SharesParentWith(disk);
       return Copy(*source_, disk, all, o_.copy);
     }
+    TRY(CheckSince(*source_, o_.since));
     const uint64_t unit = std::max<uint64_t>(disk.info().unit, 4096);
     auto dirty = TRY(DirtyView::Make(*source_, o_.since, unit));
     o_.copy.skip_parent = true;
@@ -388,7 +411,7 @@ class Converter {
   // that the output reads the same.
   bool SharesParentWith(Disk& disk) const {
     return !o_.parent.empty() && disk.depth() > 1 &&
-           source_parent_ == ParentImage{disk.path(1), disk.layer(1).info().format};
+           source_parent_ == ImageFile{disk.path(1), disk.layer(1).info().format};
   }
 
   Result<> Verify(Disk& disk) {
@@ -424,13 +447,13 @@ class Converter {
   Console& console_;
   Progress progress_;
   std::unique_ptr<Layer> source_;  // null while the source is a raw stream
-  // What a disk stands on: one file may be read in several ways.
-  struct ParentImage {
+  // One file may be read in several ways.
+  struct ImageFile {
     std::string path, format;
-    bool operator==(const ParentImage&) const = default;
+    bool operator==(const ImageFile&) const = default;
   };
-  ParentImage source_parent_;
-  std::vector<std::string> source_files_;  // with all parents
+  ImageFile source_parent_;              // what the source's disk stands on
+  std::vector<ImageFile> source_files_;  // with all parents
   bool stdin_is_raw_ = false;
   Mutex unreadable_mutex_;  // guards outcome_ while workers run
   ConvertOutcome outcome_;

@@ -10,8 +10,7 @@ namespace platter {
 Result<> CheckBitmaps(Layer& from, Layer* to, bool skip_broken) {
   for (Layer* layer : {&from, to}) {
     if (layer && !layer->bitmapper()) {
-      return Fail(Code::kUnsupported, "--bitmaps: {} images hold no bitmaps",
-                  layer->info().format);
+      return Fail(Code::kUnsupported, "--bitmaps: {} images hold no bitmaps", layer->info().format);
     }
   }
   for (const BitmapInfo& bitmap : from.info().bitmaps) {
@@ -43,6 +42,16 @@ Result<> CopyBitmaps(Layer& from, Layer& to, bool skip_broken, Console* console)
   return {};
 }
 
+Result<> CheckSince(const Layer& disk, const std::string& name) {
+  const auto& all = disk.info().bitmaps;
+  auto there = std::ranges::find(all, name, &BitmapInfo::name);
+  if (there == all.end() || there->enabled) return {};  // who reads it says what is wrong else
+  return Fail(Code::kRefused,
+              "bitmap '{}' is disabled, and lacks what was written since: make a full backup, or "
+              "enable it if nothing was",
+              Printable(name));
+}
+
 Result<> RestartBitmap(Layer& disk, const std::string& name) {
   Bitmapper* bitmaps = disk.bitmapper();
   if (!bitmaps) {
@@ -51,9 +60,9 @@ Result<> RestartBitmap(Layer& disk, const std::string& name) {
   const auto& all = disk.info().bitmaps;
   auto there = std::ranges::find(all, name, &BitmapInfo::name);
   if (there == all.end()) return bitmaps->AddBitmap({.name = name});
-  // Nobody writes between the two.
-  TRY(bitmaps->ClearBitmap(name));
-  return bitmaps->EnableBitmap(name, true);
+  // A crash between the two leaves a bitmap that says too much, and none that misses writes.
+  TRY(bitmaps->EnableBitmap(name, true));
+  return bitmaps->ClearBitmap(name);
 }
 
 }  // namespace platter

@@ -16,6 +16,10 @@ Result<> CheckBitmaps(Layer& from, Layer* to, bool skip_broken);
 // more after it. Broken ones, if skipped, are told to `console` (null: not).
 Result<> CopyBitmaps(Layer& from, Layer& to, bool skip_broken, Console* console);
 
+// Whether bitmap `name` can say what an incremental backup has to hold: kRefused where it is there,
+// and was not told of every write.
+Result<> CheckSince(const Layer& disk, const std::string& name);
+
 // From now on `name` says what was written since: it is made, or cleared where it is there already.
 Result<> RestartBitmap(Layer& disk, const std::string& name);
 

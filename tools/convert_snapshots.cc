@@ -39,9 +39,10 @@ Result<> CheckSnapshots(const Info& source, Layer& to) {
 Result<> CopyChanges(Disk& before, Disk& now, Layer& to, CopyOptions copy) {
   const uint64_t unit = std::max<uint64_t>(to.info().unit, 4096);
   UnitSet changed;
-  TRY(VisitChanged(before.layer(0), now.layer(0), [&](Range range) {
+  TRY(VisitChanged(before.layer(0), now.layer(0), {0, now.info().size}, [&](Range range) {
     const Range whole = range.Outward(unit);
     changed.Add({whole.offset / unit, whole.length / unit});
+    return true;
   }));
   copy.skip_parent = true;
   copy.target_is_zero = false;

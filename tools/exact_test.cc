@@ -59,6 +59,7 @@ TEST_F(ExactTest, NoSparsenessWritesZerosToo) {
   for (std::string options :
        {"-f raw -O raw @source.raw", "-f raw -O qcow2 @source.raw",
         "-f raw -O qcow2 -c @source.raw", "-f raw -O qcow2 -o extended_l2=on @source.raw",
+        "-f raw -O vpc -o force_size=on @source.raw", "-f raw -O vdi @source.raw",
         "-O qcow2 @top.qcow2", "-O qcow2 -B source.raw -F raw @top.qcow2"}) {
     SCOPED_TRACE(options);
     MustRun(Named("rm -f @theirs @ours"));

@@ -131,7 +131,9 @@ Result<Undo> Load(const std::string& path) {
 // The image is as the repair left it, or as it was, or something of both.
 Result<> CheckUnchanged(Store& image, const Undo& undo) {
   const uint64_t size = TRY(image.Size());
-  bool same = size == undo.head.size_after || size == undo.head.size_before;
+  // In between where the repair, or taking it back, was interrupted.
+  const auto [least, most] = std::minmax<uint64_t>(undo.head.size_before, undo.head.size_after);
+  bool same = size >= least && size <= most;
   for (const Undo::Run& run : undo.runs) {
     if (!same) break;
     if (undo.head.complete == 0) continue;

@@ -71,6 +71,39 @@ TEST_F(RepairPlanTest, UndoPutsItBack) {
   EXPECT_EQ(Hash(path), before);
 }
 
+// Space that is given back to the file system is part of the plan, and comes back.
+TEST_F(RepairPlanTest, LostGrains) {
+  const std::string path = File("a.vmdk");
+  MustRun("qemu-img create -q -f vmdk " + path + " 64M && qemu-io -f vmdk -c 'write -P 5 0 1M' " +
+          path + " && head -c 3M /dev/urandom >> " + path + " && truncate -s +1G " + path);
+  const std::string before = Hash(path);
+  EXPECT_EQ(Platter({"check", path}).code, 3);
+  Ran plan = Platter({"check", "-r", "leaks", "--dry-run", path});
+  EXPECT_EQ(plan.code, 0) << plan.out;
+  EXPECT_THAT(plan.out, HasSubstr("(would be repaired)"));
+  EXPECT_THAT(plan.out, HasSubstr("would write"));
+  EXPECT_EQ(Platter({"check", "-r", "leaks", "--undo", File("u"), path}).code, 0);
+  EXPECT_EQ(Platter({"check", path}).code, 0);
+  EXPECT_EQ(Platter({"check", "--apply-undo", File("u"), path}).code, 0);
+  EXPECT_EQ(Hash(path), before);
+}
+
+// The size that the file has while its end is being put back.
+TEST_F(RepairPlanTest, AnInterruptedUndoIsAppliedAgain) {
+  const std::string path = File("a");
+  MustRun("qemu-img create -q -f qcow2 " + path + " 8M && qemu-io -c 'write 0 1M' " + path);
+  // No refcount table: new structures are written behind the end.
+  MustRun("dd if=/dev/zero conv=notrunc bs=64k count=1 seek=1 status=none of=" + path);
+  const std::string before = Hash(path);
+  const std::string size = MustRun("stat -c %s " + path);
+  EXPECT_EQ(Platter({"check", "-r", "all", "--undo", File("u"), path}).code, 0);
+  MustRun("test $(stat -c %s " + path + ") -gt $((" + size.substr(0, size.size() - 1) +
+          " + 65536)) && truncate -s -65536 " + path);
+  Ran undone = Platter({"check", "--apply-undo", File("u"), path});
+  EXPECT_EQ(undone.code, 0) << undone.err;
+  EXPECT_EQ(Hash(path), before);
+}
+
 TEST_F(RepairPlanTest, UndoOfAnImageThatWasChangedSince) {
   const std::string path = Damaged();
   EXPECT_EQ(Platter({"check", "-r", "all", "--undo", File("u"), path}).code, 0);

@@ -15,6 +15,7 @@
 #include "base/size.h"
 #include "io/codec/hash.h"
 #include "io/fd.h"
+#include "io/file_lock.h"
 
 namespace platter {
 
@@ -87,24 +88,59 @@ void Journal::Remove() const {
   unlink((files_.journal + "-next").c_str());
 }
 
-Result<std::string> DescribeSource(const std::string& path) {
+Result<std::string> DescribeSource(const std::string& path, bool devices) {
   struct stat status;
   if (stat(path.c_str(), &status) != 0) return FailErrno(errno, "'{}'", Printable(path, PATH_MAX));
+  if (!devices && !S_ISREG(status.st_mode)) {
+    return Fail(Code::kRefused,
+                "--resume: '{}' is not a regular file, and nothing tells whether it was changed "
+                "in between: add --verify",
+                Printable(path, PATH_MAX));
+  }
   return fmt::format("source {} size {} device {} inode {} changed {}.{:09}\n",
                      Printable(path, PATH_MAX), status.st_size, status.st_dev, status.st_ino,
                      status.st_mtim.tv_sec, status.st_mtim.tv_nsec);
 }
 
-Result<> FinishPartial(const PartialOutput& files, const std::string& path, bool replace) {
+Result<OldOutput> OldOutput::Hold(const std::string& path, bool replace) {
+  OldOutput old;
+  struct stat status;
+  if (lstat(path.c_str(), &status) != 0) {
+    old.path_ = path;
+    return old;
+  }
+  const std::string what = Printable(path, PATH_MAX);
+  if (!replace) return Fail(Code::kRefused, "'{}' exists already (--force replaces it)", what);
+  std::error_code error;
+  old.path_ = fs::canonical(path, error).string();
+  if (error) return FailErrno(error.value(), "cannot replace '{}'", what);
+  old.file_ = Fd(open(old.path_.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  if (!old.file_ || fstat(old.file_.get(), &status) != 0) {
+    return FailErrno(errno, "cannot replace '{}'", what);
+  }
+  if (!S_ISREG(status.st_mode)) {
+    return Fail(Code::kUnsupported, "--resume makes a regular file, and '{}' is none", what);
+  }
+  TRY(LockImage(old.file_.get(), LockMode::kWriter, what));
+  return old;
+}
+
+Result<> OldOutput::GiveWay(const PartialOutput& files) const {
+  struct stat status;
+  if (file_ && fstat(file_.get(), &status) == 0) {
+    // As AtomicFile: who may not give files away keeps this one.
+    (void)!chown(files.image.c_str(), status.st_uid, status.st_gid);
+    (void)!chmod(files.image.c_str(), status.st_mode & 07777);
+  }
   TRY(SyncFile(files.image, O_RDONLY));
   const int failed =
-      replace ? rename(files.image.c_str(), path.c_str())
-              : renameat2(AT_FDCWD, files.image.c_str(), AT_FDCWD, path.c_str(), RENAME_NOREPLACE);
+      file_ ? rename(files.image.c_str(), path_.c_str())
+            : renameat2(AT_FDCWD, files.image.c_str(), AT_FDCWD, path_.c_str(), RENAME_NOREPLACE);
   if (failed != 0 && errno == EEXIST) {
-    return Fail(Code::kRefused, "'{}' exists by now", Printable(path, PATH_MAX));
+    return Fail(Code::kRefused, "'{}' exists by now", Printable(path_, PATH_MAX));
   }
-  if (failed != 0) return FailErrno(errno, "cannot rename to '{}'", Printable(path, PATH_MAX));
-  return SyncFolderOf(path);
+  if (failed != 0) return FailErrno(errno, "cannot rename to '{}'", Printable(path_, PATH_MAX));
+  return SyncFolderOf(path_);
 }
 
 }  // namespace platter

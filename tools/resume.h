@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "io/fd.h"
 
 namespace platter {
 
@@ -37,10 +38,25 @@ class Journal {
 };
 
 // What tells a source file, and a state of its content, from others: path, size, inode, time of the
-// last change.
-Result<std::string> DescribeSource(const std::string& path);
+// last change. kRefused for a device, which has no such time, unless `devices`.
+Result<std::string> DescribeSource(const std::string& path, bool devices);
 
-// Makes the partial image durable and gives it its name; `replace`: what has the name gives way.
-Result<> FinishPartial(const PartialOutput& files, const std::string& path, bool replace);
+// What stands where the output is going to, if anything does.
+class OldOutput {
+ public:
+  // Nobody else uses it from now on. kRefused where it may not be replaced or is in use,
+  // kUnsupported where it is no regular file. Of a symbolic link what it points to is meant.
+  static Result<OldOutput> Hold(const std::string& path, bool replace);
+
+  // Where the output goes to: links are resolved.
+  const std::string& path() const { return path_; }
+
+  // Makes the partial image durable and gives it the name, with the old one's mode and owner.
+  Result<> GiveWay(const PartialOutput& files) const;
+
+ private:
+  std::string path_;
+  Fd file_;  // locked
+};
 
 }  // namespace platter

@@ -69,7 +69,6 @@ Result<NewImageOptions> PlanTarget(const Info& info,
   NewImageOptions target;
   target.format = info.format;
   target.replace = true;
-  target.open_parent = false;
   target.create.size = info.size;
   target.create.options = OptionsOf(info);
   for (const auto& [name, value] : options) target.create.options[name] = value;
@@ -99,7 +98,8 @@ Result<> RewriteImage(const std::string& path, const ImageOptions& image,
   std::vector<std::string> warnings;
   auto look = TRY(Disk::Open(path, open, plain.MakeGate(), &warnings));
   TRY(CheckCanRewrite(look->info()));
-  const NewImageOptions plan = TRY(PlanTarget(look->info(), options));
+  NewImageOptions plan = TRY(PlanTarget(look->info(), options));
+  plan.create.secret = open.secret;  // of the parents
   struct stat status{};
   if (stat(path.c_str(), &status) != 0) return FailErrno(errno, "'{}'", Printable(path, 4096));
 
@@ -109,6 +109,7 @@ Result<> RewriteImage(const std::string& path, const ImageOptions& image,
   for (const std::string& warning : warnings) {
     if (!image.quiet) console.Warn(warning);
   }
+  // Over its parents: of a unit that is larger than the old ones they have the rest.
   CopyOptions copy;
   copy.skip_parent = plan.create.parent.has_value();
   copy.target_is_zero = !copy.skip_parent;

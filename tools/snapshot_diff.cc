@@ -46,11 +46,12 @@ Result<> ShowSnapshotDiff(const SnapshotDiff& diff, Console& console) {
     } else {
       console.Print("{:<#16x}{:<#16x}\n", changed.offset, changed.length);
     }
+    return true;
   };
   if (diff.picture.empty()) {
     console.Out(json ? "[" : fmt::format("{:<16}{:<16}\n", "Offset", "Length"));
   }
-  TRY(VisitChanged(from->layer(0), to->layer(0), put));
+  TRY(VisitChanged(from->layer(0), to->layer(0), all, put));
   if (!diff.picture.empty()) {
     grid.Add(Range::FromTo(at, all.end()), MapCell::kUnchanged);
     return DrawGrid(grid,

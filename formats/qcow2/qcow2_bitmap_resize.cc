@@ -18,7 +18,7 @@
 //
 // The new part of the disk is zero in a bitmap that is not enabled, as QEMU has it. In one that is,
 // it is dirty: it may have shown other bytes before, if the disk was larger once, and an earlier
-// backup may hold them.
+// backup may hold them. So is a granule of which the disk had a part only.
 //
 // Exclusive, as all of Resize.
 #include <algorithm>
@@ -112,12 +112,15 @@ Result<Qcow2Bitmaps::Change> Qcow2Bitmaps::PlanChange(const Bitmap& bitmap, uint
   }
   change.entries.resize(kept);
   const bool dirty = bitmap.info.enabled && layer_.info_.size > old_size;
-  const uint64_t tail = keep % (page_bytes() * 8);
+  // Also of a granule that the disk ended in: the rest of it is new.
+  const uint64_t first = dirty ? old_size / bitmap.info.granularity : keep;
   // Bits past the end of the disk stay clear: QEMU would show them when the disk grows.
-  const uint64_t last =
-      dirty ? DivideUp(layer_.info_.size, bitmap.info.granularity) - (keep - tail) : tail;
-  if (tail != 0) {
-    TRY(EndCluster(change.entries.back(), {tail, std::min(last, page_bytes() * 8) - tail}));
+  const uint64_t end = dirty ? DivideUp(layer_.info_.size, bitmap.info.granularity) : keep;
+  const uint64_t in_page = page_bytes() * 8;
+  if (first < kept * in_page) {
+    const uint64_t before = (kept - 1) * in_page;
+    TRY(EndCluster(change.entries.back(),
+                   Range::FromTo(first - before, std::min(end - before, in_page))));
   }
   change.entries.resize(EntriesFor(bitmap, layer_.info_.size), dirty ? kBitmapAllOnes : 0);
 

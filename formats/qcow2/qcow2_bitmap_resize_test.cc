@@ -94,6 +94,21 @@ TEST_F(BitmapResizeTest, AllOnesEndWhereTheDiskEnded) {
   ExpectClean("a", "all ones");
 }
 
+// What the disk held of its last granule past the new end is gone, and may be in a backup.
+TEST_F(BitmapResizeTest, AGranuleThatTheDiskEndedIn) {
+  for (bool ends_in_page : {false, true}) {
+    // 512 bytes of bits are 4096 granules: the disk ends in the middle of the last one of a page.
+    const uint64_t granules = ends_in_page ? 4096 : 30;
+    Run("rm -f a && qemu-img create -q -f qcow2 -o cluster_size=512 a 320M && qemu-img bitmap "
+        "--add "
+        "-g 64k a on");
+    ASSERT_TRUE(Resize("a", granules * 65536 - 32768));
+    ASSERT_TRUE(Resize("a", granules * 65536 + 32768));
+    EXPECT_EQ(Look("a")["on"].set, (std::vector<uint64_t>{granules - 1, granules}));
+    ExpectClean("a", "resized");
+  }
+}
+
 // After the resize the enabled ones are as they were, and go on.
 TEST_F(BitmapResizeTest, AWriteAfterTheResizeIsNotMissed) {
   Make("a", "cluster_size=64k", 3'000'320);

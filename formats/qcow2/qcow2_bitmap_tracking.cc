@@ -42,8 +42,7 @@ Result<> Qcow2Bitmaps::StartTracking() {
         bitmaps_[i].info.in_use = true;
         continue;
       }
-      tracked_.push_back(
-          {i, std::move(*table), DirtyPages(bitmap.granularity_bits, page_bytes())});
+      tracked_.push_back({i, std::move(*table), DirtyPages(bitmap.granularity_bits, page_bytes())});
     }
   }
   for (const Tracked& tracked : tracked_) TRY(WriteInUse(tracked.index, true));
@@ -71,8 +70,8 @@ Result<> Qcow2Bitmaps::Mark(Range guest) {
       }
       if (!missing) break;
       TRY(LoadPage(tracked, *missing)
-              .WithPrefix(fmt::format("bitmap '{}'",
-                                      Printable(bitmaps_[tracked.index].info.name))));
+              .WithPrefix(
+                  fmt::format("bitmap '{}'", Printable(bitmaps_[tracked.index].info.name))));
     }
   }
   return {};
@@ -99,7 +98,11 @@ Result<> Qcow2Bitmaps::LoadPage(Tracked& tracked, uint64_t page) {
 }
 
 Result<> Qcow2Bitmaps::StopTracking() {
-  if (tracked_.empty()) return {};
+  if (tracked_.empty()) {
+    // The next write asks again which bitmaps there are to follow it.
+    layer_.writing_.store(false, std::memory_order_release);
+    return {};
+  }
   std::vector<Range> gone;
   for (Tracked& tracked : tracked_) TRY(StoreBits(tracked, gone));
   TRY(layer_.Flush());

@@ -41,6 +41,28 @@ class Expected {
 
 class BitmapTrackingTest : public BitmapTest {};
 
+// The layer has found out before that there was nothing to follow.
+TEST_F(BitmapTrackingTest, OneThatIsMadeOrEnabledBetweenWritesFollows) {
+  MemoryStore image;
+  const Configuration configuration{.name = "", .size = kMiB, .cluster = 65536, .options = {}};
+  ASSERT_TRUE(CreateImage(configuration, image, nullptr));
+  auto layer = OpenImage(configuration, image, nullptr).value();
+  const Contents bytes(100);
+  auto write = [&](uint64_t at) { ASSERT_TRUE(Write(*layer, at, ConstBytes(bytes))); };
+  write(0);
+  ASSERT_TRUE(
+      layer->bitmapper()->AddBitmap({.name = "off", .granularity = 4096, .enabled = false}));
+  write(4096);
+  ASSERT_TRUE(layer->bitmapper()->EnableBitmap("off", true));
+  write(8192);
+  ASSERT_TRUE(layer->bitmapper()->EnableBitmap("off", false));
+  write(0);
+  ASSERT_TRUE(layer->bitmapper()->AddBitmap({.name = "new", .granularity = 4096}));
+  write(16384);
+  EXPECT_EQ(DirtyOf(*layer, "off").value(), (std::vector<Range>{{8192, 4096}}));
+  EXPECT_EQ(DirtyOf(*layer, "new").value(), (std::vector<Range>{{16384, 4096}}));
+}
+
 TEST_F(BitmapTrackingTest, RandomWritesAreMarked) {
   uint64_t seed = 11;
   struct Case {
@@ -109,6 +131,31 @@ TEST_F(BitmapTrackingTest, RandomWritesAreMarked) {
 }
 
 // The same writes, zeros and discards by both.
+// One that is made, or enabled, after the disk was written to: clusters that may be written in
+// place are no way around it.
+TEST_F(BitmapTrackingTest, BitmapsThatBeginLater) {
+  const Configuration configuration{.size = 4 * kMiB, .cluster = 65536};
+  MemoryStore image;
+  ASSERT_TRUE(CreateImage(configuration, image, nullptr));
+  auto layer = OpenImage(configuration, image, nullptr);
+  ASSERT_TRUE(layer) << layer.error().text();
+  Bitmapper& bitmaps = *(*layer)->bitmapper();
+  const Contents bytes(65536, std::byte{1});
+  auto write = [&] { return Write(**layer, kMiB, ConstBytes(bytes)); };
+  ASSERT_TRUE(write());
+  ASSERT_TRUE(bitmaps.AddBitmap({.name = "made"}));
+  ASSERT_TRUE(bitmaps.AddBitmap({.name = "enabled", .enabled = false}));
+  ASSERT_TRUE(write());
+  ASSERT_TRUE(bitmaps.EnableBitmap("made", false));
+  ASSERT_TRUE(write());
+  ASSERT_TRUE(bitmaps.EnableBitmap("enabled", true));
+  ASSERT_TRUE(write());
+  layer->reset();
+  const auto seen = LookAtBitmaps(image).value();
+  EXPECT_EQ(seen.at("made").set, std::vector<uint64_t>{16});
+  EXPECT_EQ(seen.at("enabled").set, std::vector<uint64_t>{16});
+}
+
 TEST_F(BitmapTrackingTest, AsQemuMarksThem) {
   for (const char* options : {"cluster_size=4k", "cluster_size=64k,extended_l2=on"}) {
     SCOPED_TRACE(options);

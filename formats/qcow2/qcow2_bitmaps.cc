@@ -246,6 +246,8 @@ Result<> Qcow2Bitmaps::Begin() {
   }
   TRY(layer_.BeginChange());
   TRY(StopTracking());
+  // Also where nothing was tracked: the next write finds out what is to be from now on.
+  layer_.writing_.store(false, std::memory_order_release);
   return layer_.Flush();
 }
 

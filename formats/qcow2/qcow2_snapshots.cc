@@ -67,7 +67,8 @@ Result<> Qcow2Snapshots::Create(const std::string& name) {
 }
 
 Result<> Qcow2Snapshots::Apply(const std::string& wanted) {
-  const Snapshot& snapshot = layer_.snapshots_[TRY(Find(wanted))];
+  const Snapshot& snapshot =
+      layer_.snapshots_[TRY(Find(wanted, {&SnapshotInfo::id, &SnapshotInfo::name}))];
   if (!layer_.bitmaps_->list().empty() && snapshot.info.disk_size != layer_.info_.size) {
     return Fail(Code::kUnsupported,
                 "it has {} bytes, the disk {}, and the image has bitmaps: "
@@ -95,7 +96,7 @@ Result<> Qcow2Snapshots::Apply(const std::string& wanted) {
 }
 
 Result<> Qcow2Snapshots::Delete(const std::string& wanted) {
-  const size_t index = TRY(Find(wanted));
+  const size_t index = TRY(Find(wanted, {&SnapshotInfo::name, &SnapshotInfo::id}));
   TRY(layer_.BeginChange());
   TRY(Begin());
   const EntryTable theirs = TRY(LoadL1(layer_.snapshots_[index]));
@@ -142,9 +143,9 @@ Result<> Qcow2Snapshots::SetDirty(bool dirty) {
   return layer_.file_->Sync();
 }
 
-Result<size_t> Qcow2Snapshots::Find(const std::string& wanted) const {
+Result<size_t> Qcow2Snapshots::Find(const std::string& wanted, Fields fields) const {
   const std::vector<Snapshot>& all = layer_.snapshots_;
-  for (auto field : {&SnapshotInfo::id, &SnapshotInfo::name}) {
+  for (auto field : fields) {
     for (size_t i = 0; i < all.size(); ++i) {
       if (all[i].info.*field == wanted) return i;
     }

@@ -25,6 +25,7 @@
 // Source: QEMU docs/interop/qcow2.rst, "Snapshots".
 #pragma once
 
+#include <array>
 #include <functional>
 #include <string>
 #include <vector>
@@ -49,7 +50,10 @@ class Qcow2Snapshots final : public Snapshotter {
   Result<> Begin();
   Result<> End();
   Result<> SetDirty(bool dirty);
-  Result<size_t> Find(const std::string& wanted) const;
+  // The first of these that says `wanted` decides. QEMU goes back to an id, else a name, and
+  // deletes by name: so do we, and by id what has no such name.
+  using Fields = std::array<std::string SnapshotInfo::*, 2>;
+  Result<size_t> Find(const std::string& wanted, Fields fields) const;
   Result<Snapshot> Describe(const std::string& name) const;
 
   // Host bytes that the entries of an L2 table count on, neighbours joined.

@@ -152,6 +152,28 @@ TEST_F(Qcow2SnapshotTest, QemusAreOurs) {
   ExpectClean("a", "after QEMU's");
 }
 
+// The name of one is the id of another: who goes by QEMU's habits deletes no other than QEMU would.
+TEST_F(Qcow2SnapshotTest, NamesThatLookLikeIds) {
+  Create("a", kMiB, {});
+  {
+    auto layer = OpenToWrite("a");
+    for (const char* name : {"2", "1", "x"}) {
+      ASSERT_TRUE(layer->snapshotter()->CreateSnapshot(name));
+    }
+  }
+  Qemu("cp a b && qemu-img snapshot -d 1 b");
+  auto names = [](const Layer& layer) {
+    std::vector<std::string> all;
+    for (const SnapshotInfo& snapshot : layer.info().snapshots) all.push_back(snapshot.name);
+    return all;
+  };
+  auto ours = OpenToWrite("a"), theirs = OpenToWrite("b");
+  ASSERT_TRUE(ours->snapshotter()->DeleteSnapshot("1"));
+  EXPECT_EQ(names(*ours), names(*theirs));
+  ASSERT_TRUE(ours->snapshotter()->DeleteSnapshot("3"));
+  EXPECT_EQ(names(*ours), std::vector<std::string>{"2"});
+}
+
 TEST_F(Qcow2SnapshotTest, RefusesWhatItCannotDo) {
   Create("a", kMiB, {{"refcount_bits", "1"}});
   auto narrow = OpenToWrite("a")->snapshotter()->CreateSnapshot("s");

@@ -126,7 +126,9 @@ void Qcow2Layer::PlanCluster(Qcow2Reservation& reservation, uint64_t guest, Rang
       here = sub.Intersect(part);
     }
     allocated |= 1u << i;
-    reservation.AddTarget(PlainExtent(here, host + (here.offset - guest)));
+    Extent target = PlainExtent(here, host + (here.offset - guest));
+    if (fresh && zeroed && !cipher_) target.kind = Kind::kZero;
+    reservation.AddTarget(target);
     Range inner = here.Intersect(part);
     if (inner.empty()) inner = {here.end(), 0};
     reservation.AddFill(Range::FromTo(here.offset, inner.offset));
@@ -155,7 +157,8 @@ Extent Qcow2Layer::PlainExtent(Range guest, uint64_t host) const {
 void Qcow2Reservation::AddTarget(const Extent& extent) {
   if (!target_.empty()) {
     Extent& last = target_.back();
-    if (last.guest.end() == extent.guest.offset && last.host.end() == extent.host.offset) {
+    if (last.kind == extent.kind && last.guest.end() == extent.guest.offset &&
+        last.host.end() == extent.host.offset) {
       last.guest.length += extent.guest.length;
       last.host.length += extent.host.length;
       return;

@@ -101,6 +101,9 @@ Result<Plan> MakePlan(const CreateOptions& options) {
   plan.log = {kHeaderSection, log};
   plan.metadata_region = {plan.log.end(), kMiB};
   uint64_t entries = std::max<uint64_t>(plan.metadata.bat_entries(), 1);
+  // QEMU takes the blocks of an empty disk for 2^32 - 1 and wants to see the entries of their
+  // bitmaps. They are a hole of the file.
+  if (plan.metadata.disk_size == 0) entries = UINT32_MAX / plan.metadata.chunk_ratio();
   plan.bat = {plan.metadata_region.end(), RoundUp(entries * 8, kAlign)};
   plan.end = plan.data();
   if (plan.fixed) plan.end += plan.metadata.blocks() * plan.metadata.block_size;

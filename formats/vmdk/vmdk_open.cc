@@ -73,7 +73,7 @@ class Opening {
 
   // The opened file is a sparse extent.
   Result<> OpenSelf() {
-    self_ = TRY(SparseExtent::Open(*parts_.file, writable_, *parts_.pins));
+    self_ = TRY(SparseExtent::Open(*parts_.file, writable_, *parts_.pins, 1));
     const SparseGeometry& g = self_->geometry();
     if (!g.descriptor.empty()) {
       TRY(ReadDescriptor(g.descriptor));
@@ -140,7 +140,8 @@ class Opening {
         return Fail(Code::kCorrupt, "the file of a sparse extent is named twice");
       }
       bool writable = writable_ && line.access == ExtentLine::kReadWrite;
-      extent.sparse = TRY(SparseExtent::Open(*extent.store, writable, *parts_.pins));
+      extent.sparse = TRY(
+          SparseExtent::Open(*extent.store, writable, *parts_.pins, descriptor().extents.size()));
       if (descriptor().has_parent()) extent.sparse->ShowParent();
       return CheckCapacity(extent);
     }

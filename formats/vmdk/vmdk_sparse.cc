@@ -17,7 +17,9 @@ namespace platter::vmdk {
 
 namespace {
 
-constexpr size_t kDirectoryCacheBytes = kMiB, kTableCacheBytes = 8 * kMiB;
+// Of all extents together, but for what one needs to be of use.
+constexpr size_t kTableCacheBytes = 8 * kMiB, kLeastTableCache = 32 * kKiB;
+constexpr size_t kTablesToDirectory = 8;  // memory for the one to that for the other
 constexpr size_t kMostBadTables = 1024;
 constexpr size_t kMostPieces = 64;  // of one Map
 
@@ -44,20 +46,25 @@ Result<SparseGeometry> ReadGeometry(Store& file, uint64_t size) {
 
 }  // namespace
 
-SparseExtent::SparseExtent(Store& file, SparseGeometry geometry, uint64_t file_size, PinSet& pins)
+SparseExtent::SparseExtent(Store& file, SparseGeometry geometry, uint64_t file_size, PinSet& pins,
+                           size_t extents)
     : file_(file),
       geometry_(std::move(geometry)),
       pins_(pins),
       file_end_(file_size),
-      directory_(file, "grain directory", static_cast<uint32_t>(kSector), kDirectoryCacheBytes),
-      tables_(file, "grain table", geometry_.table_bytes(), kTableCacheBytes) {}
+      table_bytes_(std::max(kTableCacheBytes / extents, kLeastTableCache)),
+      directory_(file, "grain directory", static_cast<uint32_t>(kSector),
+                 table_bytes_ / kTablesToDirectory),
+      tables_(file, "grain table", geometry_.table_bytes(), table_bytes_) {}
 
 SparseExtent::~SparseExtent() = default;
 
-Result<std::unique_ptr<SparseExtent>> SparseExtent::Open(Store& file, bool writable, PinSet& pins) {
+Result<std::unique_ptr<SparseExtent>> SparseExtent::Open(Store& file, bool writable, PinSet& pins,
+                                                         size_t extents) {
   uint64_t size = TRY(file.Size());
   SparseGeometry geometry = TRY(ReadGeometry(file, size));
-  std::unique_ptr<SparseExtent> extent(new SparseExtent(file, std::move(geometry), size, pins));
+  std::unique_ptr<SparseExtent> extent(
+      new SparseExtent(file, std::move(geometry), size, pins, extents));
   TRY(extent->CheckDirectories());
   if (writable) TRY(extent->PrepareToWrite());
   return extent;

@@ -75,9 +75,10 @@ class SparseExtent {
     bool zeroed = false;
   };
 
-  // `file` outlives this. With `writable` what cannot be
-  // written safely is refused: kUnsupported, kCorrupt.
-  static Result<std::unique_ptr<SparseExtent>> Open(Store& file, bool writable, PinSet& pins);
+  // `file` outlives this. With `writable` what cannot be written safely is refused: kUnsupported,
+  // kCorrupt. `extents`: how many there are of the disk, which share the memory for tables.
+  static Result<std::unique_ptr<SparseExtent>> Open(Store& file, bool writable, PinSet& pins,
+                                                    size_t extents);
   ~SparseExtent();
 
   // What is not here is in a layer below, and no hole. Before the first Map.
@@ -160,7 +161,8 @@ class SparseExtent {
     uint64_t generation;  // of flushes, when it was unlinked; 0: that is durable
   };
 
-  SparseExtent(Store& file, SparseGeometry geometry, uint64_t file_size, PinSet& pins);
+  SparseExtent(Store& file, SparseGeometry geometry, uint64_t file_size, PinSet& pins,
+               size_t extents);
 
   Result<> CheckDirectories();
   Result<> PrepareToWrite();
@@ -196,6 +198,7 @@ class SparseExtent {
   bool used_redundant_ = false;
   std::atomic<bool> writable_now_{false};
   std::atomic<uint64_t> file_end_;  // bytes
+  const size_t table_bytes_;        // of tables, that are kept in memory
   std::unique_ptr<StreamWriter> stream_;
 
   Mutex create_mutex_;

@@ -13,7 +13,6 @@ namespace {
 
 constexpr uint64_t kGrowBytes = kMiB;    // of the file, at least
 constexpr uint64_t kMostRun = 8 * kMiB;  // bytes in one reservation
-constexpr size_t kMostDirty = 4 * kMiB;  // bytes of tables, before a flush is asked for
 constexpr size_t kMostRetired = 65536;
 constexpr uint32_t kTableEntries = 512;         // the format's
 constexpr uint64_t kHostLimit = kSector << 32;  // what entries can name: 2 TiB
@@ -251,7 +250,7 @@ void SparseExtent::SettleLocked() {
 }
 
 bool SparseExtent::crowded() const {
-  if (tables_.dirty_bytes() > kMostDirty) return true;
+  if (tables_.dirty_bytes() > table_bytes_ / 2) return true;
   std::lock_guard lock(mutex_);
   return retired_.size() > kMostRetired;
 }

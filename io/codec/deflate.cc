@@ -171,8 +171,8 @@ Result<size_t> InflateZlibSlowly(ConstBytes from, Bytes into) {
 Result<std::unique_ptr<Compressor>> MakeDeflate(const Compressor::Options& wanted) {
   Compressor::Options options = wanted;
   if (options.window_bits == 0) options.window_bits = options.id == Codec::kZlib ? 15 : 12;
-  // With the full window the more thorough search costs little and gains 2 %.
-  if (options.level == 0) options.level = options.id == Codec::kZlib ? 7 : 4;
+  // In the full window a greedy search misses more.
+  if (options.level == 0) options.level = options.id == Codec::kZlib ? 5 : 4;
   if (options.window_bits < 9 || options.window_bits > 15) {
     return Fail(Code::kOutOfRange, "deflate window of {} bits is not in 9..15",
                 options.window_bits);

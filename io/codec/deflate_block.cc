@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 
@@ -65,6 +66,28 @@ inline uint32_t DistanceSymbol(uint32_t distance) {
 constexpr std::array<uint8_t, kHeaderSymbols> kHeaderOrder = {16, 17, 18, 0, 8,  7, 9,  6, 10, 5,
                                                               11, 4,  12, 3, 13, 2, 14, 1, 15};
 
+// What MakeHuffmanLengths sorts: a symbol below its weight.
+constexpr uint32_t kSymbolBits = 9, kSymbolMask = (1u << kSymbolBits) - 1;
+
+// Ascending by weight, and as before where weights agree. Digit by digit: a comparing sort of the
+// few hundred took a sixteenth of the encoder's time.
+void SortByWeight(std::span<uint32_t> numbers) {
+  constexpr uint32_t kDigitBits = 7, kDigitMask = (1u << kDigitBits) - 1;
+  std::array<uint32_t, kLengthSymbols> room;
+  uint32_t *from = numbers.data(), *to = room.data(), all = 0;
+  for (uint32_t number : numbers) all |= number;
+  for (uint32_t shift = kSymbolBits; shift < 32 && all >> shift != 0; shift += kDigitBits) {
+    std::array<uint16_t, kDigitMask + 1> place = {};
+    for (size_t i = 0; i < numbers.size(); ++i) ++place[from[i] >> shift & kDigitMask];
+    uint16_t sum = 0;
+    for (uint16_t& each : place) sum = static_cast<uint16_t>(sum + std::exchange(each, sum));
+    for (size_t i = 0; i < numbers.size(); ++i)
+      to[place[from[i] >> shift & kDigitMask]++] = from[i];
+    std::swap(from, to);
+  }
+  if (from != numbers.data()) std::copy_n(from, numbers.size(), numbers.data());
+}
+
 // Replaces ascending weights by the lengths of an optimal code, in place (Moffat and Katajainen:
 // "In-Place Calculation of Minimum-Redundancy Codes", 1995). At least two weights.
 void WeightsToLengths(std::span<uint32_t> a) {
@@ -117,22 +140,23 @@ void LimitLengths(std::span<uint32_t> count, uint32_t limit) {
 void MakeHuffmanLengths(std::span<const uint32_t> counts, uint32_t limit,
                         std::span<uint8_t> lengths) {
   std::ranges::fill(lengths, uint8_t{0});
-  // Weight and symbol in one number, so that a plain sort orders them.
+  // Weight and symbol in one number, ascending by symbol.
   std::array<uint32_t, kLengthSymbols> sorted, weights;
   size_t n = 0;
   for (size_t i = 0; i < counts.size(); ++i) {
-    if (counts[i] > 0) sorted[n++] = counts[i] << 9 | static_cast<uint32_t>(i);
+    if (counts[i] > 0) sorted[n++] = counts[i] << kSymbolBits | static_cast<uint32_t>(i);
   }
   if (n < 2) {
-    size_t symbol = n == 1 ? sorted[0] & 511 : 0;
+    size_t symbol = n == 1 ? sorted[0] & kSymbolMask : 0;
     lengths[symbol] = lengths[symbol == 0 ? 1 : 0] = 1;
     return;
   }
-  std::sort(sorted.begin(), sorted.begin() + static_cast<ptrdiff_t>(n));
-  for (size_t i = 0; i < n; ++i) weights[i] = sorted[i] >> 9;
+  SortByWeight(std::span(sorted).first(n));
+  for (size_t i = 0; i < n; ++i) weights[i] = sorted[i] >> kSymbolBits;
   WeightsToLengths(std::span(weights).first(n));
   if (weights[0] <= limit) {
-    for (size_t i = 0; i < n; ++i) lengths[sorted[i] & 511] = static_cast<uint8_t>(weights[i]);
+    for (size_t i = 0; i < n; ++i)
+      lengths[sorted[i] & kSymbolMask] = static_cast<uint8_t>(weights[i]);
     return;
   }
   std::array<uint32_t, kLengthSymbols> count = {};
@@ -141,7 +165,7 @@ void MakeHuffmanLengths(std::span<const uint32_t> counts, uint32_t limit,
   size_t at = 0;
   for (uint32_t length = limit; length > 0; --length) {
     for (uint32_t k = 0; k < count[length]; ++k) {
-      lengths[sorted[at++] & 511] = static_cast<uint8_t>(length);
+      lengths[sorted[at++] & kSymbolMask] = static_cast<uint8_t>(length);
     }
   }
 }

@@ -4,8 +4,9 @@
 // latest places holds nearly all that are worth trying, in 64 or 128 KiB of tables.
 //
 // Positions are kept modulo 65536. An entry that is older than that looks like a near one; it is
-// then tried, and is a match only where the bytes say so. So any number in the table is harmless,
-// and clearing it for each unit serves only to make the output depend on nothing but the input.
+// then tried, and is a match only where the bytes say so. Neither that nor the zeros of a cleared
+// table name a place before the unit's first byte, which is all that reading there needs. The
+// table is cleared for each unit, so that the output depends on nothing but the input.
 #include "io/codec/deflate_encoder.h"
 
 #include <isa-l.h>
@@ -34,7 +35,7 @@ struct Strategy {
 constexpr Strategy StrategyOf(Effort effort) {
   switch (effort) {
     case Effort::kGreedy: return {2, 0, 2};
-    case Effort::kLazy: return {2, 10, 1};
+    case Effort::kLazy: return {2, 6, 1};
     case Effort::kThorough: return {4, 32, 1};
   }
 }
@@ -45,6 +46,9 @@ constexpr uint32_t kHashBits = 14, kHashBitsLarge = 15;
 constexpr uint32_t kHashed = 4;
 // A match this long is not compared with others.
 constexpr uint32_t kLongEnough = 64;
+// Of what a long match covers, so many bytes are entered at either end: runs of one byte are long,
+// and all their places say the same.
+constexpr uint32_t kEntered = 32;
 // So close to the end nothing is looked for, so that eight bytes may be read anywhere before.
 constexpr uint32_t kTail = 8;
 // Tokens to a block: a new code pays for its description of some 60 bytes.
@@ -76,6 +80,101 @@ struct Match {
   uint32_t distance = 0;
 };
 
+// A unit on its way into tokens. It lives in one function's frame, and everything is inlined there,
+// so that its members are registers: memory of tokens and buckets is written all the time, and
+// each write could mean a member of an object that others can see.
+template <Effort kEffort>
+struct Parser {
+  static constexpr Strategy kStrategy = StrategyOf(kEffort);
+  // The latest places of one hash, 16 bits each, the latest lowest.
+  using Bucket = std::conditional_t<kStrategy.places == 2, uint32_t, uint64_t>;
+
+  const uint8_t* data;
+  uint32_t size;
+  uint32_t searched_end;  // where searching ends
+  uint32_t window;        // bytes
+  uint32_t hash_shift;
+  Bucket* buckets;
+  Token* next;
+  uint32_t at = 0;  // the next byte to be said
+
+  [[gnu::always_inline]] Bucket& BucketOf(uint32_t four_bytes) {
+    return buckets[four_bytes * 0x9e3779b1u >> hash_shift];  // 2^32 by the golden ratio
+  }
+
+  [[gnu::always_inline]] void Insert(uint32_t place) {
+    Bucket& bucket = BucketOf(Load<uint32_t>(data + place));
+    bucket = bucket << 16 | static_cast<uint16_t>(place);
+  }
+
+  // Whether the bytes `distance` before `here` begin like `four`, those at `here`. Entries are
+  // places before this one, so there is something to be read, also where it is out of the window.
+  [[gnu::always_inline]] bool Agrees(const uint8_t* here, uint32_t distance, uint32_t four) const {
+    return (Load<uint32_t>(here - distance) == four) & (distance - 1 < window);
+  }
+
+  [[gnu::always_inline]] static void TakeLonger(const uint8_t* here, uint32_t distance,
+                                                uint32_t most, Match& found) {
+    const uint8_t* there = here - distance;
+    if (found.length >= kHashed) {
+      // Whether it is longer shows first at its end.
+      if (found.length >= most) return;
+      const uint32_t end = found.length - 3;
+      if (Load<uint32_t>(there + end) != Load<uint32_t>(here + end)) return;
+    }
+    const uint32_t length = MatchLength(here, there, kHashed, most);
+    if (length > found.length) found = {length, distance};
+  }
+
+  // Enters `place`, and returns the longest match there that is longer than `found`, or `found`.
+  // Places are looked at in pairs: that neither agrees is one branch, and the usual case.
+  [[gnu::always_inline]] Match FindAndInsert(uint32_t place, Match found) {
+    const uint8_t* here = data + place;
+    const uint32_t four = Load<uint32_t>(here);
+    const uint32_t most = std::min(kMaxMatch, size - place);
+    Bucket& bucket = BucketOf(four);
+    Bucket places = bucket;
+    bucket = bucket << 16 | static_cast<uint16_t>(place);
+    for (size_t i = 0; i < kStrategy.places; i += 2) {
+      const uint32_t first = static_cast<uint16_t>(place - static_cast<uint32_t>(places));
+      places >>= 16;
+      const uint32_t second = static_cast<uint16_t>(place - static_cast<uint32_t>(places));
+      places >>= 16;
+      const bool first_agrees = Agrees(here, first, four);
+      const bool second_agrees = Agrees(here, second, four);
+      if (!(first_agrees | second_agrees)) continue;
+      if (first_agrees) TakeLonger(here, first, most, found);
+      if (second_agrees && found.length < kLongEnough) TakeLonger(here, second, most, found);
+      if (found.length >= kLongEnough) break;
+    }
+    return found;
+  }
+
+  [[gnu::always_inline]] void AddLiteral() { *next++ = {data[at++], 0}; }
+
+  // Takes the match at `at`, or a longer one shortly after it, and enters the places it covers.
+  [[gnu::always_inline]] void TakeMatch(Match match) {
+    uint32_t entered = at + 1;
+    while (match.length < kStrategy.try_later && at + 1 < searched_end) {
+      const Match later = FindAndInsert(at + 1, match);
+      entered = at + 2;
+      if (later.length == match.length) break;
+      AddLiteral();
+      match = later;
+    }
+    *next++ = {static_cast<uint16_t>(kMatch + match.length), static_cast<uint16_t>(match.distance)};
+    at += match.length;
+    const uint32_t end = std::min(at, searched_end);
+    if (end > entered + 2 * kEntered) {
+      for (uint32_t stop = entered + kEntered; entered < stop; entered += kStrategy.stride) {
+        Insert(entered);
+      }
+      entered = end - kEntered;
+    }
+    for (; entered < end; entered += kStrategy.stride) Insert(entered);
+  }
+};
+
 template <Effort kEffort>
 class DeflateEncoder final : public Compressor {
  public:
@@ -85,7 +184,7 @@ class DeflateEncoder final : public Compressor {
         hash_shift_(32 - (options.window_bits > 12 ? kHashBitsLarge : kHashBits)),
         buckets_(size_t{1} << (32 - hash_shift_)),
         // A step of the parser adds a few more after the block is found to be full.
-        tokens_(kBlockTokens + kMaxStep + kStrategy.try_later + kTail + 2) {}
+        tokens_(kBlockTokens + kMaxStep + Parser<kEffort>::kStrategy.try_later + kTail + 2) {}
 
   size_t Compress(ConstBytes from, Bytes into) override {
     CHECK(from.size() <= std::numeric_limits<uint32_t>::max() - kMaxMatch);
@@ -100,94 +199,40 @@ class DeflateEncoder final : public Compressor {
   }
 
  private:
-  static constexpr Strategy kStrategy = StrategyOf(kEffort);
-  // The latest places of one hash, 16 bits each, the latest lowest.
-  using Bucket = std::conditional_t<kStrategy.places == 2, uint32_t, uint64_t>;
-
-  uint32_t Hash(uint32_t four_bytes) const {
-    return four_bytes * 0x9e3779b1u >> hash_shift_;  // 2^32 by the golden ratio
-  }
-
-  void Insert(uint32_t at) {
-    Bucket& bucket = buckets_[Hash(Load<uint32_t>(data_ + at))];
-    bucket = bucket << 16 | static_cast<uint16_t>(at);
-  }
-
-  // Enters `at`, and returns the longest match there that is longer than `found`, or `found`.
-  Match FindAndInsert(uint32_t at, Match found) {
-    const uint8_t* here = data_ + at;
-    uint32_t four = Load<uint32_t>(here);
-    Bucket& bucket = buckets_[Hash(four)];
-    Bucket places = bucket;
-    bucket = bucket << 16 | static_cast<uint16_t>(at);
-    uint32_t farthest = std::min(1u << window_bits_, at), most = std::min(kMaxMatch, size_ - at);
-    for (size_t i = 0; i < kStrategy.places; ++i, places >>= 16) {
-      uint32_t distance = static_cast<uint16_t>(at - static_cast<uint32_t>(places));
-      if (distance - 1 >= farthest) break;  // also 0; those behind it are older still
-      const uint8_t* there = here - distance;
-      if (Load<uint32_t>(there) != four) continue;
-      if (found.length >= kHashed) {
-        // Whether it is longer shows first at its end.
-        if (found.length >= most) break;
-        uint32_t end = found.length - 3;
-        if (Load<uint32_t>(there + end) != Load<uint32_t>(here + end)) continue;
-      }
-      uint32_t length = MatchLength(here, there, kHashed, most);
-      if (length <= found.length) continue;
-      found = {length, distance};
-      if (length >= kLongEnough) break;
-    }
-    return found;
-  }
-
-  bool Flush(bool last) {
-    ConstBytes plain(reinterpret_cast<const std::byte*>(data_) + block_begin_, at_ - block_begin_);
-    bool fits = writer_.Write(std::span(tokens_).first(token_count_), plain, last);
-    token_count_ = 0;
-    block_begin_ = at_;
-    return fits;
-  }
-
-  void AddLiteral() { tokens_[token_count_++] = {data_[at_++], 0}; }
-
-  // Takes the match at `at_`, or a longer one shortly after it, and enters the places it covers.
-  void TakeMatch(Match match, uint32_t searched_end) {
-    uint32_t entered = at_ + 1;
-    while (match.length < kStrategy.try_later && at_ + 1 < searched_end) {
-      Match later = FindAndInsert(at_ + 1, match);
-      entered = at_ + 2;
-      if (later.length == match.length) break;
-      AddLiteral();
-      match = later;
-    }
-    tokens_[token_count_++] = {static_cast<uint16_t>(kMatch + match.length),
-                               static_cast<uint16_t>(match.distance)};
-    at_ += match.length;
-    uint32_t end = std::min(at_, searched_end);
-    for (; entered < end; entered += kStrategy.stride) Insert(entered);
-  }
+  using Bucket = typename Parser<kEffort>::Bucket;
 
   bool Parse(ConstBytes from, size_t limit) {
     std::ranges::fill(buckets_, Bucket{0});
-    data_ = reinterpret_cast<const uint8_t*>(from.data());
-    size_ = static_cast<uint32_t>(from.size());
-    at_ = block_begin_ = 0;
-    token_count_ = 0;
     writer_.Begin(limit);
-    uint32_t searched_end = size_ > kTail ? size_ - kTail : 0, misses = 0;
-    while (at_ < searched_end) {
-      if (token_count_ >= kBlockTokens && !Flush(false)) return false;
-      Match match = FindAndInsert(at_, {});
+    const auto size = static_cast<uint32_t>(from.size());
+    Parser<kEffort> parser{.data = reinterpret_cast<const uint8_t*>(from.data()),
+                           .size = size,
+                           .searched_end = size > kTail ? size - kTail : 0,
+                           .window = 1u << window_bits_,
+                           .hash_shift = hash_shift_,
+                           .buckets = buckets_.data(),
+                           .next = tokens_.data()};
+    uint32_t misses = 0, block_begin = 0;
+    auto write_block = [&](bool last) {
+      ConstBytes plain = from.subspan(block_begin, parser.at - block_begin);
+      bool fits = writer_.Write(std::span(tokens_.data(), parser.next), plain, last);
+      parser.next = tokens_.data();
+      block_begin = parser.at;
+      return fits;
+    };
+    while (parser.at < parser.searched_end) {
+      if (parser.next >= &tokens_[kBlockTokens] && !write_block(false)) return false;
+      Match match = parser.FindAndInsert(parser.at, {});
       if (match.length >= kHashed) {
         misses = 0;
-        TakeMatch(match, searched_end);
+        parser.TakeMatch(match);
         continue;
       }
       uint32_t step = std::min(1 + (misses++ >> kMissShift), kMaxStep);
-      for (; step > 0 && at_ < searched_end; --step) AddLiteral();
+      for (; step > 0 && parser.at < parser.searched_end; --step) parser.AddLiteral();
     }
-    while (at_ < size_) AddLiteral();
-    return Flush(true);
+    while (parser.at < size) parser.AddLiteral();
+    return write_block(true);
   }
 
   void Wrap(ConstBytes from, Bytes stream) const {
@@ -205,12 +250,7 @@ class DeflateEncoder final : public Compressor {
   const uint32_t hash_shift_;
   std::vector<Bucket> buckets_;
   std::vector<Token> tokens_;
-  size_t token_count_ = 0;
   DeflateBlockWriter writer_;
-  const uint8_t* data_ = nullptr;
-  uint32_t size_ = 0;
-  uint32_t at_ = 0;           // the next byte to be said
-  uint32_t block_begin_ = 0;  // of the block that is being collected
 };
 
 }  // namespace

@@ -196,9 +196,11 @@ Result<> CopyWorker::WritePacked(Held& held) {
 
 namespace {
 
+// Of data, or of targets.
 bool CanShare(std::span<const Extent> extents) {
   return std::ranges::all_of(extents, [](const Extent& extent) {
-    return IsPlain(extent) && extent.store->fd() >= 0 && extent.store->caps().reflink;
+    return !extent.packed() && !extent.codec.cipher && extent.store->fd() >= 0 &&
+           extent.store->caps().reflink;
   });
 }
 
@@ -237,7 +239,7 @@ Result<bool> CopyWorker::MayShare(const CopyJob& job) {
   using Sharing = CopyShared::Sharing;
   if (shared_.sharing == Sharing::kNo || compress_ || job.runs.empty()) return false;
   if (!detect_) return false;  // holes in the source's file would be shared as well
-  if (!CanShare(job.extents)) return false;
+  if (!std::ranges::all_of(job.extents, IsPlain) || !CanShare(job.extents)) return false;
   if (shared_.sharing == Sharing::kUnknown) {
     if (!EnterTurn(job)) return false;
     // Asked of a reservation that is given back: only there does the target show its store.

@@ -205,20 +205,26 @@ Result<> WriteEncrypted(const Extent& target, std::span<const iovec> from, uint6
   return {};
 }
 
+// True if one write covers both.
+bool Follows(const Extent& before, const Extent& target) {
+  return !target.codec.cipher && before.store == target.store &&
+         before.host.end() == target.host.offset;
+}
+
 }  // namespace
 
 Result<> WriteExtents(std::span<const Extent> target, std::span<const iovec> from) {
   uint64_t skip = 0;
   std::vector<iovec> slice;
   for (size_t i = 0; i < target.size();) {
-    CHECK(target[i].kind == Kind::kData && !target[i].packed());
+    CHECK(target[i].store != nullptr && !target[i].packed());
     if (target[i].codec.cipher) {
       TRY(WriteEncrypted(target[i], from, skip));
       skip += target[i++].guest.length;
       continue;
     }
     size_t first = i++;
-    while (i < target.size() && ContinuesPlain(target[i - 1], target[i])) ++i;
+    while (i < target.size() && Follows(target[i - 1], target[i])) ++i;
     uint64_t length = target[i - 1].host.end() - target[first].host.offset;
     slice.clear();
     IovSlice(from, skip, length, slice);
@@ -249,11 +255,13 @@ namespace {
 // and fill may share a sector.
 constexpr uint64_t kFillAtOnce = 4 * kMiB;
 
-Result<> FillInPieces(Layer& layer, Reservation& reservation, std::span<const iovec> data) {
-  Buffer piece(kMiB);
-  for (Range fill : reservation.fill()) {
+Result<> FillInPieces(Layer& layer, Reservation& reservation, std::span<const Range> fills,
+                      std::span<const iovec> data) {
+  Buffer piece;
+  for (Range fill : fills) {
     for (uint64_t at = fill.offset; at < fill.end();) {
       Range part = Range::FromTo(at, std::min(fill.end(), RoundDown(at, kMiB) + kMiB));
+      if (piece.size() < part.length) piece = Buffer(part.length);
       Bytes bytes = piece.bytes().first(part.length);
       TRY(Read(layer, part.offset, bytes));
       iovec one{bytes.data(), bytes.size()};
@@ -264,15 +272,43 @@ Result<> FillInPieces(Layer& layer, Reservation& reservation, std::span<const io
   return WriteExtents(reservation.target(), reservation.range(), data);
 }
 
+// The fill without what reads as zeros, where the targets do so already: an overlay of a disk that
+// is mostly empty writes little more than it is given.
+Result<std::vector<Range>> FillThatIsData(Layer& layer, const Reservation& reservation) {
+  std::vector<Range> fills;
+  const Pin pin = layer.Hold();
+  for (Range left : reservation.fill()) {
+    while (!left.empty()) {
+      Extent extent;
+      TRY(layer.Map(left, std::span(&extent, 1)));
+      if (!ReadsAsZero(extent)) {
+        if (fills.empty() || fills.back().end() != left.offset) fills.push_back({left.offset, 0});
+        fills.back().length += extent.guest.length;
+      }
+      left = Range::FromTo(extent.guest.end(), left.end());
+    }
+  }
+  return fills;
+}
+
+uint64_t LengthOf(std::span<const Range> ranges) {
+  uint64_t length = 0;
+  for (Range range : ranges) length += range.length;
+  return length;
+}
+
 }  // namespace
 
 Result<> FillReservation(Layer& layer, Reservation& reservation, std::span<const iovec> data) {
   std::span<const Range> fill = reservation.fill();
   if (fill.empty()) return WriteExtents(reservation.target(), data);
-  uint64_t total = 0;
-  for (Range range : fill) total += range.length;
+  const uint64_t total = LengthOf(fill);
+  if (std::ranges::all_of(reservation.target(), ReadsAsZero)) {
+    const std::vector<Range> fills = TRY(FillThatIsData(layer, reservation));
+    if (LengthOf(fills) < total) return FillInPieces(layer, reservation, fills, data);
+  }
   bool encrypted = reservation.target().front().codec.cipher != nullptr;
-  if (total > kFillAtOnce && !encrypted) return FillInPieces(layer, reservation, data);
+  if (total > kFillAtOnce && !encrypted) return FillInPieces(layer, reservation, fill, data);
 
   Buffer room(total);
   std::vector<iovec> all;

@@ -25,10 +25,16 @@ CacheOptions Fitting(CacheOptions options) {
 
 Result<std::unique_ptr<Store>> CachedStore::Open(std::unique_ptr<RemoteSource> source,
                                                  const CacheOptions& options) {
+  // What a server says; positions beyond fit into no file, and some not into 64 bits.
+  if (source->size() > INT64_MAX) {
+    return Fail(Code::kUnsupported, "'{}': the server says that it has {} bytes, over 8 EiB",
+                source->name(), source->size());
+  }
   std::unique_ptr<DiskCache> disk;
   // Without a version nobody could tell whether what was kept is still what the server has.
   if (!options.folder.empty() && !source->version().empty()) {
-    disk = TRY(DiskCache::Open(options.folder, source->name(), source->version(), source->size()));
+    disk = TRY(DiskCache::Open(options.folder,
+                               {source->name(), source->url(), source->version(), source->size()}));
   }
   return std::unique_ptr<Store>(new CachedStore(std::move(source), options, std::move(disk)));
 }

@@ -32,7 +32,7 @@ struct CacheOptions {
 
 class CachedStore final : public ReadOnlyStore {
  public:
-  // kIo, kRefused (the folder).
+  // kIo, kRefused (the folder), kUnsupported (more than 8 EiB).
   static Result<std::unique_ptr<Store>> Open(std::unique_ptr<RemoteSource> source,
                                              const CacheOptions& options);
   ~CachedStore() override;

@@ -21,15 +21,17 @@ std::byte ByteAt(uint64_t at) { return static_cast<std::byte>(at * 2654435761u >
 // A server in memory that counts what it is asked for.
 struct FakeServer {
   uint64_t size = 0;
-  std::string version = "1";
+  std::string version = "1", url = "fake://server?key=1";
   std::atomic<uint64_t> requests{0}, bytes{0};
   std::atomic<int> failures{0};  // of the next requests
 };
 
 class FakeSource final : public RemoteSource {
  public:
-  explicit FakeSource(FakeServer& server) : server_(server), version_(server.version) {}
+  explicit FakeSource(FakeServer& server)
+      : server_(server), url_(server.url), version_(server.version) {}
   const std::string& name() const override { return name_; }
+  const std::string& url() const override { return url_; }
   uint64_t size() const override { return server_.size; }
   const std::string& version() const override { return version_; }
   uint64_t worthwhile() const override { return 256 * kKiB; }
@@ -47,7 +49,7 @@ class FakeSource final : public RemoteSource {
  private:
   FakeServer& server_;
   const std::string name_ = "fake://server";
-  const std::string version_;
+  const std::string url_, version_;
   std::atomic<bool> stop_{false};
 };
 
@@ -87,6 +89,13 @@ TEST(CachedStoreTest, PastTheEndIsAnError) {
   EXPECT_EQ(store->Read(UINT64_MAX, Bytes(two)).error().code(), Code::kCorrupt);
   EXPECT_EQ(*store->Size(), 1000u);
   EXPECT_EQ(store->Write(0, Bytes(two)).error().code(), Code::kReadOnly);
+}
+
+TEST(CachedStoreTest, ASizeThatNoFileHasIsRefused) {
+  FakeServer server{.size = UINT64_MAX};
+  auto store = CachedStore::Open(std::make_unique<FakeSource>(server), {});
+  ASSERT_FALSE(store);
+  EXPECT_EQ(store.error().code(), Code::kUnsupported);
 }
 
 TEST(CachedStoreTest, JumpingReadsFetchLittle) {
@@ -162,6 +171,15 @@ TEST_F(DiskCacheTest, AnotherVersionIsFetchedAnew) {
   FakeServer server{.size = kMiB};
   ExpectRead(*OpenStore(server, {.folder = Folder()}), 0, kMiB);
   server.version = "2";
+  ExpectRead(*OpenStore(server, {.folder = Folder()}), 0, kMiB);
+  EXPECT_EQ(server.bytes, 2 * kMiB);
+}
+
+// Messages leave out a query, but it is a part of what the file is called.
+TEST_F(DiskCacheTest, FilesOfTheSameNameInMessagesAreNotMixedUp) {
+  FakeServer server{.size = kMiB};
+  ExpectRead(*OpenStore(server, {.folder = Folder()}), 0, kMiB);
+  server.url = "fake://server?key=2";
   ExpectRead(*OpenStore(server, {.folder = Folder()}), 0, kMiB);
   EXPECT_EQ(server.bytes, 2 * kMiB);
 }

@@ -37,6 +37,7 @@ class CurlFile {
         url_(std::move(url)) {}
 
   const std::string& name() const { return name_; }
+  const std::string& url() const { return first_url_; }
   bool web() const { return scheme_.starts_with("http"); }
   unsigned tries() const { return options_.tries; }
 
@@ -120,6 +121,7 @@ class CurlSource final : public RemoteSource {
       : file_(std::move(file)), size_(size), version_(std::move(version)) {}
 
   const std::string& name() const override { return file_->name(); }
+  const std::string& url() const override { return file_->url(); }
   uint64_t size() const override { return size_; }
   const std::string& version() const override { return version_; }
   // FTP opens a connection for each request.

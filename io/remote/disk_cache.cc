@@ -60,16 +60,16 @@ Result<> CheckOwner(const std::string& folder) {
 }  // namespace
 
 Result<std::unique_ptr<DiskCache>> DiskCache::Open(const std::string& folder,
-                                                   const std::string& url,
-                                                   const std::string& version, uint64_t size) {
+                                                   const Original& original) {
   constexpr std::string_view kWhat = "cache of remote files";
   if (mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) {
     return FailErrno(errno, "{}: '{}'", kWhat, Printable(folder));
   }
   TRY_AS(kWhat, CheckOwner(folder));
-  std::string header = fmt::format("{}{}\n{}\n{}\n", kMagic, url, Printable(version), size);
-  const std::string path =
-      fmt::format("{}/{}", folder, Hex(Sha256::Of(AsBytes(std::string_view(header)))));
+  std::string header = fmt::format("{}{}\n{}\n{}\n", kMagic, original.name,
+                                   Printable(original.version), original.size);
+  const std::string path = fmt::format(
+      "{}/{}", folder, Hex(Sha256::Of(AsBytes(std::string_view(header + original.url)))));
   header.resize(kHeaderSize);
   Fd file(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!file) return FailErrno(errno, "{}: '{}'", kWhat, Printable(path, 4096));
@@ -77,7 +77,8 @@ Result<std::unique_ptr<DiskCache>> DiskCache::Open(const std::string& folder,
   if (!WriteAll(file.get(), 0, AsBytes(std::string_view(header)))) {
     return FailErrno(errno, "{}: '{}'", kWhat, Printable(path, 4096));
   }
-  return std::unique_ptr<DiskCache>(new DiskCache(std::move(file), DivideUp(size, kBlock)));
+  return std::unique_ptr<DiskCache>(
+      new DiskCache(std::move(file), DivideUp(original.size, kBlock)));
 }
 
 uint64_t DiskCache::EntryAt(uint64_t block) const { return kHeaderSize + block * sizeof(Entry); }

@@ -17,6 +17,9 @@ class RemoteSource {
   // Of the URL, printable (DescribeUrl).
   virtual const std::string& name() const = 0;
 
+  // The whole URL, which name() need not be: it may hold what nobody else is to see.
+  virtual const std::string& url() const = 0;
+
   virtual uint64_t size() const = 0;  // bytes, as at open
 
   // What tells this content from what the URL may name later, as the server says it (an ETag, a

@@ -47,7 +47,8 @@ struct AttributesDeleter {
 // What the user said, for each connection.
 struct Target {
   Url url;
-  std::string name;  // printable
+  std::string whole;  // url as it was given
+  std::string name;   // printable
   SftpOptions options;
 };
 
@@ -228,6 +229,7 @@ class SftpSource final : public RemoteSource {
   }
 
   const std::string& name() const override { return target_.name; }
+  const std::string& url() const override { return target_.whole; }
   uint64_t size() const override { return size_; }
   const std::string& version() const override { return version_; }
   uint64_t worthwhile() const override { return 256 * kKiB; }
@@ -300,7 +302,7 @@ class SftpSource final : public RemoteSource {
 std::span<const std::string_view> SftpOpener::schemes() const { return kSchemes; }
 
 Result<std::unique_ptr<Store>> SftpOpener::Open(const std::string& url, bool writable) const {
-  Target target{TRY(ParseUrl(url)), DescribeUrl(url), options_};
+  Target target{TRY(ParseUrl(url)), url, DescribeUrl(url), options_};
   if (target.url.host.empty())
     return Fail(Code::kOutOfRange, "URL '{}' names no host", target.name);
   if (RemotePath(target.url).empty()) {

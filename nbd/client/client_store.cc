@@ -22,6 +22,17 @@ constexpr uint64_t kMostEffect = kGiB;
 constexpr uint64_t kMostZeros = kMiB;  // bytes written at once where zeros have to be written
 constexpr int kMostRounds = 20;        // of one request, each over a connection that was lost
 constexpr std::chrono::milliseconds kPatienceForMore = std::chrono::seconds(2);
+constexpr auto kBelieved = std::chrono::seconds(1);  // what a server said of runs
+
+// Asks for the first block: an error is an answer, too.
+bool Answers(ClientConnection& connection) {
+  Buffer block(std::min<uint64_t>(connection.agreed().minimum, connection.agreed().size));
+  const iovec one{block.data(), block.size()};
+  Call call;
+  call.range = {0, block.size()};
+  call.into = {&one, 1};
+  return connection.Perform(call);
+}
 
 std::string_view Doing(Command command) {
   switch (command) {
@@ -33,9 +44,16 @@ std::string_view Doing(Command command) {
   }
 }
 
-Unflushed::Entry CopyOf(Range range, std::span<const iovec> from) {
-  Unflushed::Entry entry{.range = range, .data = Buffer(range.length)};
-  IovGather(from, 0, entry.data.bytes());
+bool Changes(const Call& call) {
+  return call.command == kCmdWrite || call.command == kCmdWriteZeroes;
+}
+
+Unflushed::Entry CopyOf(const Call& call) {
+  if (call.command == kCmdWriteZeroes) {
+    return {.range = call.range, .zero = true, .may_unmap = (call.flags & kFlagNoHole) == 0};
+  }
+  Unflushed::Entry entry{.range = call.range, .data = Buffer(call.range.length)};
+  IovGather(call.from, 0, entry.data.bytes());
   return entry;
 }
 
@@ -80,7 +98,7 @@ Result<ClientStore::Picked> ClientStore::Pick() {
   return Picked{open_[next_++ % open_.size()], era_};
 }
 
-Result<> ClientStore::Perform(Call& call, const MakeEntry& entry) {
+Result<> ClientStore::Perform(Call& call) {
   for (int round = 0; round < kMostRounds; ++round) {
     const Picked picked = TRY(Pick());
     ConnectMore(picked);
@@ -95,7 +113,7 @@ Result<> ClientStore::Perform(Call& call, const MakeEntry& entry) {
       continue;
     }
     TRY(Answer(call));
-    if (!keeps_ || !entry || unflushed_.Keep(picked.era, entry())) return {};
+    if (!keeps_ || !Changes(call) || unflushed_.Keep(picked.era, CopyOf(call))) return {};
   }
   return Fail(Code::kIo, "'{}': the connection is lost again and again", name());
 }
@@ -119,6 +137,9 @@ void ClientStore::ConnectMore(const Picked& picked) {
   std::unique_lock recover(recover_, std::try_to_lock);
   if (!recover) return;
   auto opened = OpenExport(uri_, kPatienceForMore);
+  // A server that was started again knows nothing of what the one before it had not flushed, and
+  // may be there before the loss of that one is noticed. If it still answers, it is the same one.
+  if (!Answers(*picked.connection)) return;
   std::lock_guard lock(session_);
   const bool fits = opened && opened->agreed.size == agreed_.size &&
                     opened->agreed.flags == agreed_.flags &&
@@ -213,24 +234,24 @@ Result<> ClientStore::Read(uint64_t at, std::span<const iovec> into) {
   }
   if (range.empty()) return {};
   const Range blocks = range.Outward(agreed_.minimum).Intersect({0, agreed_.size});
-  if (blocks == range) return ReadBlocks(at, into);
+  if (blocks == range) return Transfer(kCmdRead, at, into);
   Buffer buffer(blocks.length);
   const iovec one{buffer.data(), buffer.size()};
-  TRY(ReadBlocks(blocks.offset, {&one, 1}));
+  TRY(Transfer(kCmdRead, blocks.offset, {&one, 1}));
   IovScatter(buffer.bytes().subspan(at - blocks.offset, range.length), into, 0);
   return {};
 }
 
-Result<> ClientStore::ReadBlocks(uint64_t at, std::span<const iovec> into) {
-  const uint64_t length = IovLength(into);
+Result<> ClientStore::Transfer(Command command, uint64_t at, std::span<const iovec> data) {
+  const uint64_t length = IovLength(data);
   for (uint64_t done = 0; done < length;) {
     const uint64_t part = std::min<uint64_t>(length - done, agreed_.most_payload);
     std::vector<iovec> slices;
-    IovSlice(into, done, part, slices);
+    IovSlice(data, done, part, slices);
     Call call;
-    call.command = kCmdRead;
+    call.command = command;
     call.range = {at + done, part};
-    call.into = slices;
+    (command == kCmdRead ? call.into : call.from) = slices;
     TRY(Perform(call));
     done += part;
   }
@@ -251,7 +272,8 @@ Result<Store::Run> ClientStore::FindRun(uint64_t at) {
   };
   {
     std::lock_guard lock(runs_);
-    if (auto run = find(known_)) return *run;
+    auto run = find(known_);
+    if (run && steady_clock::now() < known_.until) return *run;
   }
   return *find(TRY(AskRuns(at)));
 }
@@ -276,7 +298,7 @@ Result<ClientStore::KnownRuns> ClientStore::AskRuns(uint64_t at) {
   for (const StatusRun& run : told) told_length += run.length;
   if (!asked || told_length <= at - begin) told = {{call.range.length, 0}};
 
-  KnownRuns known{.begin = begin};
+  KnownRuns known{.begin = begin, .runs = {}, .until = steady_clock::now() + kBelieved};
   uint64_t end = begin;
   for (const StatusRun& run : told) {
     // A hole that does not read as zeros holds who knows what.
@@ -341,18 +363,7 @@ Result<> ClientStore::WriteAny(uint64_t at, std::span<const iovec> from) {
 }
 
 Result<> ClientStore::WriteBlocks(uint64_t at, std::span<const iovec> from) {
-  const uint64_t length = IovLength(from);
-  for (uint64_t done = 0; done < length;) {
-    const uint64_t part = std::min<uint64_t>(length - done, agreed_.most_payload);
-    std::vector<iovec> slices;
-    IovSlice(from, done, part, slices);
-    Call call;
-    call.command = kCmdWrite;
-    call.range = {at + done, part};
-    call.from = slices;
-    TRY(Perform(call, [&] { return CopyOf(call.range, slices); }));
-    done += part;
-  }
+  TRY(Transfer(kCmdWrite, at, from));
   if (unflushed_.bytes() > kMostUnflushed) TRY(Sync());
   return {};
 }
@@ -362,7 +373,7 @@ Result<> ClientStore::PatchBlock(Range part, std::span<const iovec> from) {
   const Range block = part.Outward(agreed_.minimum).Intersect({0, agreed_.size});
   Buffer buffer(block.length);
   const iovec one{buffer.data(), buffer.size()};
-  TRY(ReadBlocks(block.offset, {&one, 1}));
+  TRY(Transfer(kCmdRead, block.offset, {&one, 1}));
   IovGather(from, 0, buffer.bytes().subspan(part.offset - block.offset, part.length));
   return WriteBlocks(block.offset, {&one, 1});
 }
@@ -392,9 +403,7 @@ Result<> ClientStore::ZeroBlocks(Range blocks, bool may_unmap) {
     call.command = kCmdWriteZeroes;
     call.flags = may_unmap ? 0 : kFlagNoHole;
     call.range = {blocks.offset, std::min(blocks.length, most)};
-    auto zeroed = Perform(call, [&] {
-      return Unflushed::Entry{.range = call.range, .zero = true, .may_unmap = may_unmap};
-    });
+    auto zeroed = Perform(call);
     if (!zeroed && (call.error == kNotSupported || call.error == kInvalid)) {
       zeroed = WriteZeros(call.range);
     }

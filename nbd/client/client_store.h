@@ -2,7 +2,8 @@
 //
 // Requests go out from any thread, many at once, over one connection or over a few where the server
 // says that it keeps them coherent (CAN_MULTI_CONN). Where the server can say what reads as zeros
-// (the context "base:allocation"), so does FindRun.
+// (the context "base:allocation"), so does FindRun. What it said is believed for a second, since
+// others may write to the export as well.
 //
 // A lost connection. With reconnect_seconds the server is looked for that long, and it has to have
 // the same export again, of the same size. Then everything that is not known to be on stable
@@ -17,7 +18,6 @@
 #pragma once
 
 #include <chrono>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -78,15 +78,15 @@ class ClientStore final : public Store {
   struct KnownRuns {
     uint64_t begin = 0;
     std::vector<std::pair<uint64_t, bool>> runs;  // where each ends, and whether it is data
+    std::chrono::steady_clock::time_point until;  // believed
   };
 
   ClientStore(Uri uri, const ClientOptions& options, ConnectionPtr first);
 
   Result<> CheckChange(Range range) const;
-  // Makes the copy of a write that is to be kept until the next flush.
-  using MakeEntry = std::function<Unflushed::Entry()>;
-  // Sends the request until it is answered; what the server refused is an error.
-  Result<> Perform(Call& call, const MakeEntry& entry = {});
+  // Sends the request until it is answered; what the server refused is an error. A change is kept
+  // until the next flush.
+  Result<> Perform(Call& call);
   Result<> Answer(const Call& call) const;
   Result<Picked> Pick();
   void ConnectMore(const Picked& picked);
@@ -94,7 +94,8 @@ class ClientStore final : public Store {
   Result<ConnectionPtr> Reconnect(uint64_t era, const Error& why);
   Result<ConnectionPtr> TryReconnect(uint64_t era);
 
-  Result<> ReadBlocks(uint64_t at, std::span<const iovec> into);
+  // Whole blocks, in as many requests as that takes.
+  Result<> Transfer(Command command, uint64_t at, std::span<const iovec> data);
   Result<> WriteAny(uint64_t at, std::span<const iovec> from);
   Result<> WriteBlocks(uint64_t at, std::span<const iovec> from);
   Result<> PatchBlock(Range part, std::span<const iovec> from);
@@ -109,7 +110,7 @@ class ClientStore final : public Store {
   const Agreed agreed_;
   const bool keeps_;  // written bytes are kept until they are flushed
 
-  // Rank: recover_ before session_; both are released while requests are under way.
+  // Rank: recover_ before session_, which is released while requests are under way.
   Mutex recover_;          // one thread looks for the server
   mutable Mutex session_;  // guards what follows
   std::vector<ConnectionPtr> open_;

@@ -90,14 +90,17 @@ void ClientConnection::LoseAllLocked() {
 }
 
 bool ClientConnection::Perform(Call& call) {
-  uint64_t cookie = 0;
   {
-    std::lock_guard lock(state_);
-    if (problem_) return false;
-    cookie = ++next_cookie_;
-    calls_[cookie] = &call;
+    std::lock_guard send(send_);
+    uint64_t cookie = 0;
+    {
+      std::lock_guard lock(state_);
+      if (problem_) return false;
+      cookie = ++next_cookie_;
+      calls_[cookie] = &call;
+    }
+    if (auto sent = Send(call, cookie); !sent) Close(std::move(sent.error()));
   }
-  if (auto sent = Send(call, cookie); !sent) Close(std::move(sent.error()));
   Await(call);
   return call.state == Call::kAnswered;
 }
@@ -124,7 +127,6 @@ Result<> ClientConnection::Send(const Call& call, uint64_t cookie) {
     parts.push_back({&compact, sizeof compact});
   }
   parts.insert(parts.end(), call.from.begin(), call.from.end());
-  std::lock_guard lock(send_);
   return stream_->Write(std::span<const iovec>(parts));
 }
 
@@ -149,7 +151,8 @@ void ClientConnection::Await(Call& call) {
     }
     reading_ = false;
   }
-  // One of those who still wait takes over.
+  // One of those who still wait takes over: the first, since a later one may still be sending, to a
+  // server that takes nothing more until its replies are read.
   if (!reading_ && !calls_.empty()) calls_.begin()->second->wake.NotifyAll();
 }
 

@@ -4,7 +4,8 @@
 // to the others, and passes the task on when its own reply is there. A lone request is thus sent
 // and answered in one thread.
 //
-// Locks, in this order: send_ (one request goes out at a time), state_.
+// Locks, in this order: send_ (one request goes out at a time, in the order of their cookies),
+// state_.
 #pragma once
 
 #include <cstdint>
@@ -72,7 +73,7 @@ class ClientConnection {
   void Close(Error why);
 
  private:
-  Result<> Send(const Call& call, uint64_t cookie);
+  Result<> Send(const Call& call, uint64_t cookie);  // under send_
   void Await(Call& call);
   void LoseAllLocked();
   Result<> ReceiveReply();
@@ -96,7 +97,7 @@ class ClientConnection {
   const Agreed agreed_;
   const std::unique_ptr<Stream> stream_;
 
-  Mutex send_;  // one request at a time goes out
+  Mutex send_;
 
   mutable Mutex state_;  // guards what follows; a leaf
   std::map<uint64_t, Call*> calls_;

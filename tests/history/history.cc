@@ -12,6 +12,8 @@
 #include "cow/create.h"
 #include "cow/overlay.h"
 #include "cow/rebase.h"
+#include "formats/in_place_registry.h"
+#include "io/bitmapper.h"
 #include "io/engine/engine.h"
 #include "tests/interop/qemu.h"
 
@@ -23,6 +25,7 @@ using testing_support::Shell;
 namespace {
 
 constexpr uint64_t kMostOverlays = 5;
+constexpr char kBitmap[] = "b";
 
 Gate OurGate() { return Gate(GatePolicy{}); }
 
@@ -58,9 +61,9 @@ std::vector<Setup> Setups() {
 }
 
 std::string Op::ToText() const {
-  static constexpr const char* kNames[] = {"write",  "zero",   "flush",    "snapshot",
-                                           "apply",  "delete", "external", "commit",
-                                           "stream", "rebase", "resize"};
+  static constexpr const char* kNames[] = {"write",  "zero",     "flush",  "snapshot", "apply",
+                                           "delete", "external", "commit", "stream",   "rebase",
+                                           "resize", "compact",  "bitmap"};
   return fmt::format("{}{} {:#x}+{:#x} number {} name '{}' size {}", kNames[kind],
                      by_qemu ? " (qemu)" : "", range.offset, range.length, number, name, size);
 }
@@ -87,6 +90,8 @@ Op Model::Pick(Random& random, const Setup& setup) const {
     op.kind = Op::kWrite;
   } else if (die < 62) {
     op.kind = Op::kZero;
+  } else if (die < 65 && setup.snapshots()) {
+    op.kind = random.OneIn(2) ? Op::kCompact : Op::kBitmap;
   } else if (die < 75) {
     op.kind = Op::kFlush;
   } else if (die < 84 && setup.snapshots()) {
@@ -96,8 +101,11 @@ Op Model::Pick(Random& random, const Setup& setup) const {
     if (op.kind == Op::kSnapshot) {
       op.name = fmt::format("s{}", made);
     } else {
-      op.name = std::next(snapshots.begin(), static_cast<ptrdiff_t>(random.Below(snapshots.size())))
-                    ->first;
+      const auto& [name, content] =
+          *std::next(snapshots.begin(), static_cast<ptrdiff_t>(random.Below(snapshots.size())));
+      op.name = name;
+      // Bitmaps do not follow the disk to another size.
+      if (bitmap && content.size() != bytes.size()) op.kind = Op::kDelete;
     }
   } else if (die < 88 && overlays < kMostOverlays) {
     op.kind = Op::kExternal;
@@ -114,7 +122,8 @@ Op Model::Pick(Random& random, const Setup& setup) const {
     op.size = RoundUp(random.Between(kMiB, 6 * kMiB), 512);
   }
   bool can = op.kind == Op::kWrite || op.kind == Op::kZero || op.kind == Op::kCommit ||
-             op.kind == Op::kSnapshot || op.kind == Op::kApply || op.kind == Op::kDelete;
+             op.kind == Op::kSnapshot || op.kind == Op::kDelete ||
+             (op.kind == Op::kApply && !bitmap);  // which QEMU refuses
   op.by_qemu = op.by_qemu && can;
   return op;
 }
@@ -130,7 +139,13 @@ void Model::Do(const Op& op) {
     case Op::kDelete: snapshots.erase(op.name); break;
     case Op::kExternal:
       snapshots.clear();
+      marked.reset();
+      bitmap = false;
       ++overlays;
+      break;
+    case Op::kBitmap:
+      marked = bytes;
+      bitmap = true;
       break;
     case Op::kRebase:
     case Op::kStream: overlays = 0; break;
@@ -212,7 +227,7 @@ Result<> Machine::Tidy() const {
 
 Result<> Machine::Do(const Op& op) {
   if (op.by_qemu) return DoByQemu(op);
-  const bool data = op.kind <= Op::kDelete || op.kind == Op::kResize;
+  const bool data = op.kind <= Op::kDelete || op.kind == Op::kResize || op.kind == Op::kBitmap;
   if (!data) TRY(Close());
   switch (op.kind) {
     case Op::kWrite: return Write(*TRY(disk()), op.range.offset, ConstBytes(ContentOf(op)));
@@ -254,8 +269,49 @@ Result<> Machine::Do(const Op& op) {
       return Stream(top(), base, {.open = {.format = setup_.top}}, OurGate(), nullptr);
     }
     case Op::kRebase: return RebaseOnto(op);
+    case Op::kCompact: return Compact();
+    case Op::kBitmap: return BeginBitmap(op.number);
   }
   return {};
+}
+
+Result<> Machine::Compact() const {
+  const Gate gate = OurGate();
+  const DiskOptions options{.format = setup_.top, .file = {.writable = true}};
+  TopImage image = TRY(OpenTopImage(top(), options, gate, nullptr));
+  const OpenOptions open{.writable = true, .opener = image.opener.get()};
+  TRY(FindInPlace(*image.format)->compact(*image.store, open));
+  return {};
+}
+
+Result<> Machine::BeginBitmap(uint64_t number) {
+  Bitmapper& bitmaps = *TRY(disk())->bitmapper();
+  if (!disk_->info().bitmaps.empty()) TRY(bitmaps.RemoveBitmap(kBitmap));
+  return bitmaps.AddBitmap({.name = kBitmap, .granularity = uint64_t{512} << number % 8});
+}
+
+Result<std::vector<BitmapInfo>> Machine::Bitmaps() const {
+  const DiskOptions look{.format = setup_.top};
+  return TRY(ReadChainInfo(top(), look, OurGate(), false, nullptr))[0].info.bitmaps;
+}
+
+// What differs from what the disk held when the bitmap began has to be dirty.
+Result<std::string> Machine::JudgeBitmap(const Model& model) const {
+  if (!model.marked) return std::string();
+  const DiskOptions options{.format = setup_.top};
+  auto disk = TRY(Disk::Open(top(), options, OurGate(), nullptr));
+  std::vector<bool> dirty(model.bytes.size());
+  TRY(disk->bitmapper()->VisitDirty(kBitmap, {0, model.bytes.size()}, [&](Range range) {
+    std::fill_n(dirty.begin() + static_cast<ptrdiff_t>(range.offset), range.length, true);
+    return true;
+  }));
+  for (size_t i = 0; i < dirty.size(); ++i) {
+    const std::byte before = i < model.marked->size() ? (*model.marked)[i] : std::byte{0};
+    if (!dirty[i] && model.bytes[i] != before) {
+      return fmt::format("byte {:#x} was changed, and the bitmap says that it was not", i);
+    }
+  }
+  return std::string();
 }
 
 Result<> Machine::RebaseOnto(const Op& op) {
@@ -319,6 +375,7 @@ Result<std::string> Machine::Judge(const Model& model) {
     auto wrong = differs("snapshot " + name, TRY(Read(name)), bytes);
     if (!wrong.empty()) return wrong;
   }
+  if (auto wrong = TRY(JudgeBitmap(model)); !wrong.empty()) return wrong;
   for (const std::string& path : TRY(Chain())) {
     const Gate gate = OurGate();
     auto image = TRY(OpenTopImage(path, {}, gate, nullptr));

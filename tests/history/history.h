@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,8 @@ struct Op {
     kStream,    // what some parents hold, or all
     kRebase,    // onto an image with other content
     kResize,
+    kCompact,  // the image's file
+    kBitmap,   // a bitmap of what is written begins, or begins anew
   } kind = kFlush;
   Range range;
   uint64_t number = 0;  // seed of content, or which parent
@@ -47,6 +50,7 @@ struct Setup {
   std::string top, base;  // formats
   uint64_t size = 0;      // bytes of the disk to begin with
   bool qemu = false;      // QEMU can write to the chain
+  // Internal snapshots, bitmaps, compacting.
   bool snapshots() const { return top == "qcow2"; }
   // Whether all images can have any size, and another one later.
   bool resizes() const { return top == "qcow2" && base != "vmdk"; }
@@ -57,6 +61,9 @@ std::vector<Setup> Setups();
 struct Model {
   std::vector<std::byte> bytes;
   std::map<std::string, std::vector<std::byte>> snapshots;
+  // What the disk held when its bitmap began; nothing: there is none that is to be trusted.
+  std::optional<std::vector<std::byte>> marked;
+  bool bitmap = false;    // there is one, maybe such
   unsigned made = 0;      // names that were used
   unsigned overlays = 0;  // since the image stood alone
 
@@ -88,6 +95,9 @@ class Machine {
   // Removes files that are not part of the chain.
   Result<> Tidy() const;
 
+  // Those of the image, by what its header says.
+  Result<std::vector<BitmapInfo>> Bitmaps() const;
+
   std::string top() const { return folder_ + "/disk." + setup_.top; }
   const Setup& setup() const { return setup_; }
 
@@ -97,6 +107,9 @@ class Machine {
   Result<> MakeBase(const std::string& path, const std::string& format, uint64_t size,
                     Random& random, std::vector<std::byte>* content);
   Result<> RebaseOnto(const Op& op);
+  Result<> Compact() const;
+  Result<> BeginBitmap(uint64_t number);
+  Result<std::string> JudgeBitmap(const Model& model) const;
   Result<std::string> JudgeByQemu(const Model& model) const;
 
   const std::string folder_;

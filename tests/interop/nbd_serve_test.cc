@@ -57,6 +57,8 @@ TEST_F(NbdServeTest, NbdinfoDescribesIt) {
   EXPECT_EQ(Shell("nbdinfo --is read-only " + served.Uri()).exit_code, 0);
   EXPECT_NE(Shell("nbdinfo --can write " + served.Uri()).exit_code, 0);
   EXPECT_NE(Shell("nbdinfo " + served.Uri("nothing")).exit_code, 0);
+  MustRun("PATH=/usr/bin:$PATH nbdsh -u " + served.Uri() +
+          " -c 'assert h.pread(1, 1 << 20) == bytes([17])'");
 }
 
 TEST_F(NbdServeTest, NbdinfoSeesAWritableDisk) {
@@ -254,6 +256,140 @@ TEST_F(NbdServeTest, DirtyBitmapsAreContexts) {
     if (run["type"] == 1) dirty.push_back({run["offset"], run["length"]});
   }
   EXPECT_THAT(dirty, ElementsAre(ElementsAre(2 << 20, 128 << 10), ElementsAre(30 << 20, 64 << 10)));
+}
+
+// What changed since a snapshot is a context of the image, of its partitions and of its other
+// snapshots, and says what `platter snapshot diff` says.
+TEST_F(NbdServeTest, SnapshotDifferencesAreContexts) {
+  const std::string image = File("disk.qcow2"), raw = File("disk.raw");
+  MustRun("truncate -s 64M " + raw + " && parted -s " + raw +
+          " mklabel gpt mkpart first 1MiB 8MiB mkpart second 8MiB 60MiB && qemu-img convert -f raw "
+          "-O qcow2 " +
+          raw + " " + image);
+  auto write = [&](const std::string& where) {
+    MustRun("qemu-io -f qcow2 -c 'write -P 5 " + where + "' " + image);
+  };
+  write("2M 1M");
+  MustRun("qemu-img snapshot -c monday " + image);
+  write("10M 128k");
+  MustRun("qemu-img snapshot -c tuesday " + image);
+  write("2M 64k");
+  const std::string program = testing_support::PlatterProgram();
+  Served served(folder_, "--writable " + image);
+  // The runs that are marked, moved by `by`.
+  auto changed = [&](const std::string& since, const std::string& of, uint64_t by = 0) {
+    std::vector<std::pair<uint64_t, uint64_t>> runs;
+    for (const json& run : json::parse(MustRun(
+             "nbdinfo --json --map=platter:snapshot-diff:" + since + " " + served.Uri(of)))) {
+      if (run["type"] == 1) runs.emplace_back(run["offset"].get<uint64_t>() + by, run["length"]);
+    }
+    return runs;
+  };
+  auto told = [&](const std::string& arguments) {
+    std::vector<std::pair<uint64_t, uint64_t>> runs;
+    for (const json& run : json::parse(
+             MustRun(program + " snapshot diff --force-share --output json " + arguments))) {
+      runs.emplace_back(run["start"], run["length"]);
+    }
+    return runs;
+  };
+  const std::pair<uint64_t, uint64_t> at2{2 << 20, 64 << 10}, at10{10 << 20, 128 << 10};
+  EXPECT_THAT(changed("monday", ""), ElementsAre(at2, at10));
+  EXPECT_THAT(changed("monday", ""), told("monday " + image));
+  EXPECT_THAT(changed("tuesday", ""), ElementsAre(at2));
+  EXPECT_THAT(changed("monday", "disk@tuesday"), ElementsAre(at10));
+  EXPECT_THAT(changed("monday", "disk@tuesday"), told("monday tuesday " + image));
+  EXPECT_THAT(changed("monday", "disk@monday"), ElementsAre());
+  EXPECT_THAT(changed("monday", "disk/p2", 8 << 20), ElementsAre(at10));
+  EXPECT_THAT(MustRun("nbdinfo --json " + served.Uri()),
+              HasSubstr("\"platter:snapshot-diff:tuesday\""));
+  // What clients write is told at once; rewriting in place changes nothing more.
+  MustRun("qemu-io -f raw -c 'write -P 6 40M 64k' -c 'write -P 6 10M 64k' " + served.Uri());
+  EXPECT_THAT(changed("tuesday", ""),
+              ElementsAre(at2, std::pair(10u << 20, 64u << 10), std::pair(40u << 20, 64u << 10)));
+  EXPECT_THAT(changed("monday", "disk@tuesday"), ElementsAre(at10));
+  MustRun("qemu-io -r -f raw -c 'read -P 5 10M 128k' " + served.Uri("disk@tuesday"));
+}
+
+// No client in Debian knows the extension: a script speaks it.
+TEST_F(NbdServeTest, ClientsThatAskMayResize) {
+  const std::string image = File("disk.qcow2"), raw = File("disk.raw");
+  MustRun("truncate -s 64M " + raw + " && parted -s " + raw +
+          " mklabel msdos mkpart primary 1MiB 30MiB && qemu-img convert -f raw -O qcow2 " + raw +
+          " " + image);
+  {
+    Served served(folder_, "--writable " + image);
+    MustRunPython(folder_, "path = '" + served.socket() + R"('
+import nbd, socket, struct
+s = socket.socket(socket.AF_UNIX)
+s.connect(path)
+f = s.makefile('rwb')
+def send(*parts):
+    f.write(b''.join(parts))
+    f.flush()
+assert f.read(18)[:8] == b'NBDMAGIC'
+send(struct.pack('>I', 3))
+send(struct.pack('>QIIIHH', 0x49484156454f5054, 7, 8, 0, 1, 0x8008))  # GO, asking for resizing
+flags = None
+while True:
+    magic, option, kind, length = struct.unpack('>QIII', f.read(20))
+    data = f.read(length)
+    if kind == 1:
+        break
+    assert kind == 3, kind
+    if data[:2] == bytes(2):
+        flags = struct.unpack('>H', data[10:])[0]
+assert flags & (1 << 9)
+def resize(size):
+    send(struct.pack('>IHHQQI', 0x25609513, 0, 8, 77, size, 0))
+    magic, error, cookie = struct.unpack('>IIQ', f.read(16))
+    assert (magic, cookie) == (0x67446698, 77)
+    return error
+h = nbd.NBD()
+h.set_strict_mode(0)
+h.connect_unix(path)
+assert h.get_size() == 64 << 20
+assert resize(100 << 20) == 0
+h.pwrite(b'new', 99 << 20)
+assert resize(20 << 20) == 1  # there is a partition
+assert resize(0) == 1
+assert resize(1 << 62) == 22
+assert resize(40 << 20) == 0
+try:
+    h.pread(1, 50 << 20)
+except nbd.Error as e:
+    assert e.errno == 'ENOSPC', e
+else:
+    raise Exception('not refused')
+assert resize(80 << 20) == 0
+assert h.pread(512, 50 << 20) == bytes(512)
+h.shutdown()
+g = nbd.NBD()
+g.connect_unix(path)
+assert g.get_size() == 80 << 20
+g.shutdown()
+)");
+  }
+  MustRun("qemu-img check -q " + image);
+  EXPECT_EQ(json::parse(MustRun("qemu-img info --output json " + image))["virtual-size"], 80 << 20);
+}
+
+// A file system made, filled and checked by way of a FUSE file that is our export.
+TEST_F(NbdServeTest, NbdfuseMountsIt) {
+  const std::string image = File("disk.qcow2"), mount = File("mount");
+  MustRun("qemu-img create -q -f qcow2 " + image + " 64M && mkdir " + mount);
+  {
+    Served served(folder_, "--writable " + image);
+    MustRun("nbdfuse " + mount + " " + served.Uri() + " & until test -f " + mount +
+            "/nbd || ! kill -0 $!; do sleep 0.05; done; "
+            "mkfs.ext4 -q -F -d /usr/include/linux " +
+            mount + "/nbd && e2fsck -fn " + mount + "/nbd && sync -f " + mount +
+            "/nbd; ok=$?; umount " + mount + " && wait $! && exit $ok");
+  }
+  MustRun("qemu-img check -q " + image + " && qemu-img convert -f qcow2 -O raw " + image + " " +
+          File("out.raw") + " && e2fsck -fn " + File("out.raw"));
+  MustRun("debugfs -R 'cat /nbd.h' " + File("out.raw") +
+          " 2>/dev/null | cmp - /usr/include/linux/nbd.h");
 }
 
 TEST_F(NbdServeTest, AnOverlayKeepsNothing) {

@@ -168,12 +168,44 @@ except OSError:
     pass
 assert time.time() - start < 5
 assert closed(silent, 5) and closed(drip, 5)
+# One that says much, and never which export it wants.
+chatty = connect()
+chatty.sendall(hello)
+start = time.time()
+try:
+    while time.time() - start < 10:
+        chatty.sendall(option(3) * 100)
+        assert chatty.recv(1 << 20)
+    raise Exception('still there')
+except (OSError, AssertionError):
+    pass
 # One that has chosen an export may stay.
 assert h.pread(1, 1 << 20) == b'\x11'
 check()
 )");
   EXPECT_THAT(served.Log(), HasSubstr("the handshake took too long"));
   EXPECT_THAT(served.Log(), HasSubstr("too many connections"));
+}
+
+// A client for whom only one descriptor is left is let go at once: it needs two. (Without the
+// second nothing would tell its thread that a worker is done.)
+TEST_F(NbdStressTest, ShortOfDescriptorsItServesThoseWhoAreThere) {
+  Served served(folder_, Image());
+  Script(served, R"(
+import resource
+h = nbd.NBD()
+h.connect_unix(path)
+taken = {int(fd) for fd in os.listdir('/proc/%d/fd' % pid)}
+one_more = next(fd for fd in range(len(taken) + 1) if fd not in taken) + 1
+limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+resource.prlimit(pid, resource.RLIMIT_NOFILE, (one_more, limits[1]))
+s = connect()
+s.settimeout(20)
+assert s.recv(18) == b''
+assert h.pread(1, 1 << 20) == b'\x11'
+resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+check()
+)");
 }
 
 // SIGKILL at a random moment of writes with FUA, or with FLUSH after each batch.

@@ -61,6 +61,17 @@ class RemoteTest : public PlatterTest {
     EXPECT_EQ(ran.err.find("secret"), std::string::npos) << ran.err;
   }
 
+  // ca.pem, and s.pem with s.key of a server called localhost, in the test's folder.
+  void MakeCertificates() {
+    MustRun(
+        "cd " + File("") +
+        " && openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 "
+        "-subj /CN=ca 2>/dev/null && openssl req -newkey rsa:2048 -nodes -keyout s.key -out "
+        "s.csr -subj /CN=s 2>/dev/null && printf 'subjectAltName=DNS:localhost' >ext && openssl "
+        "x509 -req -in s.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext "
+        "-out s.pem 2>/dev/null");
+  }
+
   const uint16_t port_;
   std::string www_;
 };
@@ -74,14 +85,14 @@ class WebTest : public RemoteTest {
   std::unique_ptr<Server> StartNginx(const std::string& rules = "", const std::string& ssl = "") {
     const std::string config = File("nginx.conf");
     MustRun("mkdir -p " + File("nginx"));
-    WriteFile(config, "user root; daemon off; master_process off; error_log stderr; pid " + File("nginx/pid") +
-                          ";\nevents {}\nhttp {\n  access_log " + File("access.log") +
-                          ";\n  client_body_temp_path " + File("nginx/a") + "; proxy_temp_path " +
-                          File("nginx/b") + "; fastcgi_temp_path " + File("nginx/c") +
-                          "; uwsgi_temp_path " + File("nginx/d") + "; scgi_temp_path " +
-                          File("nginx/e") + ";\n  server {\n    listen " + "127.0.0.1:" + Port() +
-                          (ssl.empty() ? "" : " ssl") + ";\n    " + ssl + "\n    root " + www_ +
-                          ";\n    " + rules + "\n  }\n}\n");
+    WriteFile(config, "user root; daemon off; master_process off; error_log stderr; pid " +
+                          File("nginx/pid") + ";\nevents {}\nhttp {\n  access_log " +
+                          File("access.log") + ";\n  client_body_temp_path " + File("nginx/a") +
+                          "; proxy_temp_path " + File("nginx/b") + "; fastcgi_temp_path " +
+                          File("nginx/c") + "; uwsgi_temp_path " + File("nginx/d") +
+                          "; scgi_temp_path " + File("nginx/e") + ";\n  server {\n    listen " +
+                          "127.0.0.1:" + Port() + (ssl.empty() ? "" : " ssl") + ";\n    " + ssl +
+                          "\n    root " + www_ + ";\n    " + rules + "\n  }\n}\n");
     return std::make_unique<Server>("nginx -c " + config, Server::Ready{.tcp = port_});
   }
 
@@ -200,12 +211,7 @@ TEST_F(WebTest, TheDiskCacheSavesRequests) {
 
 TEST_F(WebTest, TlsServersAreVerified) {
   const std::string at = File("");
-  MustRun("cd " + at +
-          " && openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 "
-          "-subj /CN=ca 2>/dev/null && openssl req -newkey rsa:2048 -nodes -keyout s.key -out "
-          "s.csr -subj /CN=s 2>/dev/null && printf 'subjectAltName=DNS:localhost' >ext && openssl "
-          "x509 -req -in s.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out "
-          "s.pem 2>/dev/null");
+  MakeCertificates();
   auto server =
       StartNginx("", "ssl_certificate " + at + "/s.pem; ssl_certificate_key " + at + "/s.key;");
   ExpectFails({"info", "https://localhost:" + Port() + "/c.qcow2"}, "certificate");
@@ -238,13 +244,13 @@ TEST_F(WebTest, WhatAnImageNamesGoesThroughTheGate) {
 
 class FtpTest : public RemoteTest {
  protected:
-  std::unique_ptr<Server> StartVsftpd() {
+  std::unique_ptr<Server> StartVsftpd(const std::string& more = "") {
     WriteFile(File("vsftpd.conf"),
               "listen=YES\nlisten_address=127.0.0.1\nlisten_port=" + Port() +
                   "\nbackground=NO\nanonymous_enable=YES\nlocal_enable=NO\nanon_root=" + www_ +
                   "\nconnect_from_port_20=NO\nxferlog_enable=NO\nseccomp_sandbox=NO\n"
                   "secure_chroot_dir=" +
-                  File("empty") + "\n");
+                  File("empty") + "\n" + more);
     MustRun("mkdir " + File("empty"));
     return std::make_unique<Server>("vsftpd " + File("vsftpd.conf"), Server::Ready{.tcp = port_});
   }
@@ -258,6 +264,22 @@ TEST_F(FtpTest, ConvertsFromFtp) {
   ExpectConverts(url + "disk.raw", {"-f", "raw"});
   unsetenv("TMPDIR");
   ExpectFails({"info", url + "none"}, "none");
+}
+
+TEST_F(FtpTest, FtpsServersAreVerified) {
+  MakeCertificates();
+  auto server = StartVsftpd(
+      "ssl_enable=YES\nimplicit_ssl=YES\nallow_anon_ssl=YES\n"
+      "force_anon_logins_ssl=YES\nforce_anon_data_ssl=YES\n"
+      "require_ssl_reuse=NO\nrsa_cert_file=" +
+      File("s.pem") + "\nrsa_private_key_file=" + File("s.key") + "\n");
+  const std::string url = "ftps://localhost:" + Port() + "/";
+  ExpectFails({"info", url + "c.qcow2"}, "certificate");
+  setenv("SSL_CERT_FILE", File("ca.pem").c_str(), 1);
+  ExpectConverts(url + "c.qcow2");
+  ExpectConverts(url + "disk.raw", {"-f", "raw"});
+  ExpectFails({"info", "ftps://127.0.0.1:" + Port() + "/c.qcow2"}, "alternative");
+  unsetenv("SSL_CERT_FILE");
 }
 
 TEST_F(RemoteTest, ConvertsFromTftp) {
