@@ -10,17 +10,19 @@
 #include "base/math.h"
 #include "io/engine/engine.h"
 #include "io/store.h"
+#include "nbd/file_bytes.h"
 
 namespace platter::nbd {
 namespace {
 
 // A run of zeros shorter than this is sent as data: a chunk of its own costs about as much.
 constexpr uint64_t kShortestHole = 4 * kKiB;
-constexpr size_t kMostPieces = 64;       // of one READ; the rest is sent as data
-constexpr size_t kMostRuns = 16 * 1024;  // of one BLOCK_STATUS and context
-constexpr size_t kMostMaps = 4096;       // of one request: its time is bounded
-constexpr uint64_t kMostCached = kGiB;   // by one CACHE
-constexpr size_t kBatch = 8;             // extents of one Map
+constexpr size_t kMostPieces = 64;           // of one READ; the rest is sent as data
+constexpr size_t kMostRuns = 16 * 1024;      // of one BLOCK_STATUS and context
+constexpr size_t kMostMaps = 4096;           // of one request: its time is bounded
+constexpr uint64_t kMostCached = kGiB;       // by one CACHE
+constexpr size_t kBatch = 8;                 // extents of one Map
+constexpr size_t kLeastSpliced = 32 * kKiB;  // fewer bytes are copied faster than named
 
 // Bytes of a WRITE_ZEROES that are zeroed first. What was zeroed this fast is followed by more.
 constexpr uint64_t kZeroedFirst = 256 * kMiB;
@@ -108,6 +110,18 @@ Result<> ReadPieces(const Export& from, const Request& request, std::span<const 
   return {};
 }
 
+// Appends data that goes from files to the socket; false if it is not such data.
+bool AppendFileData(const Export& from, const Request& request, const Piece& piece, bool last,
+                    Outbox& out) {
+  if (!out.accepts_files() || piece.range.length < kLeastSpliced) return false;
+  std::array<FileBytes, kBatch> files;
+  const size_t count = TryFindFileBytes(*from.layer, InLayer(from, piece.range), files);
+  if (count == 0) return false;
+  StartData(out, request, piece.range.offset, static_cast<uint32_t>(piece.range.length), last);
+  for (const FileBytes& bytes : std::span(files).first(count)) out.AppendFile(bytes);
+  return true;
+}
+
 // As ReadPieces, from what is in memory; false if some of it is not.
 bool TryReadPieces(const Export& from, const Request& request, std::span<const Piece> pieces,
                    Outbox& out) {
@@ -118,6 +132,7 @@ bool TryReadPieces(const Export& from, const Request& request, std::span<const P
       AppendHole(out, request, piece.range.offset, size, last);
       continue;
     }
+    if (AppendFileData(from, request, piece, last, out)) continue;
     Bytes into = AppendData(out, request, piece.range.offset, size, last);
     iovec one{into.data(), into.size()};
     if (TryRead(*from.layer, from.window.offset + piece.range.offset, std::span(&one, 1)) < size) {

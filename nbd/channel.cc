@@ -1,13 +1,18 @@
 #include "nbd/channel.h"
 
+#include <fcntl.h>
 #include <poll.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 
 namespace platter::nbd {
 namespace {
+
+constexpr uint64_t kMostCopied = 256 * kKiB;  // bytes of a file, by one SendCopied
 
 class PlainChannel final : public Channel {
  public:
@@ -19,27 +24,58 @@ class PlainChannel final : public Channel {
       if (count >= 0) return static_cast<size_t>(count);
       if (errno == EAGAIN && !wait) return std::nullopt;
       if (errno != EINTR && errno != EAGAIN) return FailErrno(errno, "receiving");
+      if (errno == EAGAIN) TRY(WaitFor(fd_, POLLIN, Deadline::max()));
     }
   }
 
-  Result<size_t> Send(std::span<const iovec> from) override {
+  Result<size_t> Send(std::span<const iovec> from, bool more) override {
     msghdr message{};
     message.msg_iov = const_cast<iovec*>(from.data());
     message.msg_iovlen = from.size();
     while (true) {
-      ssize_t count = sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+      ssize_t count = sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0));
       if (count >= 0) return static_cast<size_t>(count);
       if (errno == EAGAIN) return size_t{0};
       if (errno != EINTR) return FailErrno(errno, "sending");
     }
   }
 
+  Result<size_t> SendFile(const FileBytes& from) override {
+    // There is no flag for one call. From here on receiving has to poll where it waits, which a
+    // client that reads much at once does not notice.
+    if (!nonblocking_) {
+      if (fcntl(fd_, F_SETFL, fcntl(fd_, F_GETFL) | O_NONBLOCK) != 0) return SendCopied(from);
+      nonblocking_ = true;
+    }
+    while (true) {
+      auto offset = static_cast<off_t>(from.offset);
+      ssize_t count = sendfile(fd_, from.fd, &offset, from.length);
+      if (count > 0) return static_cast<size_t>(count);
+      if (count == 0) return Fail(Code::kIo, "an image became shorter while it was read");
+      if (errno == EAGAIN) return size_t{0};
+      if (errno == EINVAL || errno == ENOSYS) return SendCopied(from);
+      if (errno != EINTR) return FailErrno(errno, "sending");
+    }
+  }
+  bool sends_files() const override { return true; }
+
   bool sending() const override { return false; }
   void Close() override { shutdown(fd_, SHUT_WR); }
   int fd() const override { return fd_; }
 
  private:
+  // From a file system that cannot lend its pages.
+  Result<size_t> SendCopied(const FileBytes& from) {
+    Memory memory(std::min(from.length, kMostCopied));
+    ssize_t count = pread(from.fd, memory.data(), memory.size(), static_cast<off_t>(from.offset));
+    if (count < 0) return FailErrno(errno, "reading an image");
+    if (count == 0) return Fail(Code::kIo, "an image became shorter while it was read");
+    const iovec part{memory.data(), static_cast<size_t>(count)};
+    return Send(std::span(&part, 1), false);
+  }
+
   const int fd_;
+  bool nonblocking_ = false;
 };
 
 }  // namespace

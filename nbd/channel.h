@@ -13,6 +13,7 @@
 #include "base/bytes.h"
 #include "base/result.h"
 #include "io/fd.h"
+#include "nbd/outbox.h"
 
 namespace platter::nbd {
 
@@ -27,8 +28,13 @@ class Channel {
   // and `wait` is false.
   virtual Result<std::optional<size_t>> Receive(Bytes into, bool wait) = 0;
 
-  // Bytes taken of `from`, without waiting; 0 where the socket takes none now.
-  virtual Result<size_t> Send(std::span<const iovec> from) = 0;
+  // Bytes taken of `from`, without waiting; 0 where the socket takes none now. `more`: others
+  // follow at once.
+  virtual Result<size_t> Send(std::span<const iovec> from, bool more) = 0;
+
+  // As Send, of bytes of a file, which are not copied. Only where sends_files().
+  virtual Result<size_t> SendFile(const FileBytes& from) = 0;
+  virtual bool sends_files() const = 0;
 
   // True while something that Send took is still here: call Send again, with nothing if need be,
   // when the socket takes bytes.

@@ -1,6 +1,7 @@
 #include "nbd/connection.h"
 
 #include <poll.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -9,9 +10,11 @@
 #include <array>
 #include <cerrno>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include "base/check.h"
+#include "io/iov.h"
 
 namespace platter::nbd {
 namespace {
@@ -26,6 +29,21 @@ constexpr size_t kMostParts = 64;       // of one send
 constexpr uint64_t kMostHere = 256 * kKiB;
 constexpr auto kSlow = std::chrono::microseconds(300);
 constexpr unsigned kAfterSlow = 64;  // writes handed over before another is tried here
+
+// How long a client that answers at once is waited for without sleeping, how often it is looked for
+// meanwhile (each time takes the socket's lock), and after how many waits at most it gets another
+// chance when it did not come.
+constexpr auto kSpin = std::chrono::microseconds(50);
+constexpr auto kBetweenLooks = std::chrono::microseconds(2);
+constexpr unsigned kMostSkipped = 1024;
+
+// Connections of the process. Time of a processor may be spent on being quick, by waiting awake and
+// by copying, as long as nobody else has a use for it; half of them are for the clients.
+std::atomic<unsigned> connections{0};
+bool ProcessorsToSpare() {
+  static const unsigned some = std::max(1u, std::thread::hardware_concurrency() / 2);
+  return connections.load(std::memory_order_relaxed) <= some;
+}
 
 }  // namespace
 
@@ -44,7 +62,14 @@ Connection::Connection(Fd socket, std::string peer, Exports& exports, Workers& w
 Connection::~Connection() { CHECK(flying_ == 0); }
 
 void Connection::Run() {
+  // sendfile cannot be told that a client that is gone is no reason to end the process.
+  sigset_t pipe;
+  sigemptyset(&pipe);
+  sigaddset(&pipe, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
+  connections.fetch_add(1, std::memory_order_relaxed);
   Result<> served = Serve();
+  connections.fetch_sub(1, std::memory_order_relaxed);
   if (served) channel_->Close();
   // Workers still refer to this connection.
   while (flying_ > 0) {
@@ -87,6 +112,7 @@ Result<> Connection::Serve() {
 // Deals with what the session has, as far as the window allows.
 Result<> Connection::HandleEvents() {
   hungry_ = false;
+  out_.AcceptFiles(channel_->sends_files() && !ProcessorsToSpare());
   while (!Full() || (flying_ == 0 && out_.empty())) {
     switch (session_.Next()) {
       case Session::Event::kMore: hungry_ = true; return {};
@@ -167,8 +193,13 @@ void Connection::TakeDone() {
 Result<> Connection::Send() {
   std::array<iovec, kMostParts> parts;
   while (!out_.empty() || channel_->sending()) {
-    const size_t count = out_.Front(parts);
-    const size_t sent = TRY(channel_->Send(std::span(parts).first(count)));
+    size_t sent = 0;
+    if (const FileBytes* file = out_.FrontFile()) {
+      sent = TRY(channel_->SendFile(*file));
+    } else {
+      const auto front = std::span(parts).first(out_.Front(parts));
+      sent = TRY(channel_->Send(front, IovLength(front) < out_.size()));
+    }
     if (sent == 0) return {};
     out_.Consume(sent);
   }
@@ -195,6 +226,26 @@ Result<bool> Connection::Receive(bool wait) {
   return true;
 }
 
+// As Receive, waiting for a short time and awake, if that has been worth it: putting a thread to
+// sleep and waking it costs each side more than a short request takes.
+Result<bool> Connection::ReceiveSoon() {
+  if (spins_to_skip_ > 0) {
+    --spins_to_skip_;
+    return false;
+  }
+  auto now = Clock::now();
+  for (const auto end = now + kSpin; now < end && ProcessorsToSpare();) {
+    if (TRY(Receive(false))) {
+      next_skip_ = 1;
+      return true;
+    }
+    for (const auto next = now + kBetweenLooks; now < next;) now = Clock::now();
+  }
+  spins_to_skip_ = next_skip_;
+  next_skip_ = std::min(2 * next_skip_, kMostSkipped);
+  return false;
+}
+
 int Connection::PollTimeout() const {
   if (session_.transmitting()) return -1;
   auto left = std::chrono::ceil<std::chrono::milliseconds>(handshake_deadline_ - Clock::now());
@@ -208,7 +259,11 @@ Result<> Connection::Wait() {
   const int timeout = PollTimeout();
   if (timeout == 0) return Fail(Code::kIo, "the handshake took too long");
   // First, since TLS may hold bytes that poll does not know of.
-  if (may_receive && TRY(Receive(nothing_else))) return {};
+  if (may_receive && nothing_else) {
+    if (TRY(ReceiveSoon()) || TRY(Receive(true))) return {};
+  } else if (may_receive && TRY(Receive(false))) {
+    return {};
+  }
   const short wanted = static_cast<short>((may_receive ? POLLIN : 0) | (sending ? POLLOUT : 0));
   std::array<pollfd, 2> polled{pollfd{wanted ? channel_->fd() : -1, wanted, 0},
                                pollfd{wake_.get(), POLLIN, 0}};

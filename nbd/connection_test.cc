@@ -2,14 +2,22 @@
 // disk, ends of every kind. Under TSan, too.
 #include "nbd/connection.h"
 
+#include <fcntl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <random>
 #include <thread>
 
+#include "io/file_store.h"
+#include "io/read_only_store.h"
+#include "io/temp_file.h"
 #include "io/testing/wrapper_layer.h"
+#include "nbd/file_bytes.h"
 #include "nbd/session_testing.h"
 
 namespace platter::nbd {
@@ -91,9 +99,9 @@ class ConnectionTest : public testing::TestWithParam<bool> {
 
   // A client, and the thread that serves it.
   struct Pair {
-    std::unique_ptr<Client> client;
     std::unique_ptr<Connection> connection;
     std::jthread thread;
+    std::unique_ptr<Client> client;  // goes first: then the thread ends
   };
   Pair Connect() {
     int ends[2];
@@ -224,6 +232,141 @@ TEST_P(ConnectionTest, AbortEndsAClientThatDoesNotRead) {
   pair.thread.join();
 }
 
+// A file that can only be lent: whoever copies from it fails.
+class LentStore final : public ReadOnlyStore {
+ public:
+  LentStore(Fd fd, uint64_t size) : fd_(std::move(fd)), size_(size) {}
+  Caps caps() const override { return {}; }
+  const std::string& name() const override { return name_; }
+  Result<uint64_t> Size() const override { return size_; }
+  using Store::Read;
+  Result<> Read(uint64_t, std::span<const iovec>) override {
+    return Fail(Code::kIo, "copied after all");
+  }
+  Result<Run> FindRun(uint64_t at) override { return Run{size_ - at, true}; }
+  int fd() const override { return fd_.get(); }
+
+ private:
+  const Fd fd_;
+  const uint64_t size_;
+  const std::string name_ = "lent";
+};
+
+class LentFileTest : public ConnectionTest {
+ protected:
+  static constexpr uint32_t kPart = 64 * kKiB;
+
+  // A raw disk of `size` bytes in such a file, filled, as the default export.
+  void Lend(uint64_t size) {
+    Fd fd = std::move(*OpenTempFile());
+    std::mt19937 random(7);
+    content_.resize(size);
+    for (char& c : content_) c = static_cast<char>(random());
+    ASSERT_EQ(write(fd.get(), content_.data(), size), static_cast<ssize_t>(size));
+    file_ = Fd(dup(fd.get()));
+    exports_ = TestExports();
+    exports_.Add("lent",
+                 *(*FindFormat("raw"))->open(std::make_unique<LentStore>(std::move(fd), size), {}),
+                 false);
+  }
+
+  // With so many of them processors are short, and files are lent.
+  std::vector<Pair> ConnectMany() {
+    std::vector<Pair> pairs;
+    for (unsigned i = 0; i <= std::max(1u, std::thread::hardware_concurrency() / 2); ++i) {
+      pairs.push_back(Connect());
+    }
+    return pairs;
+  }
+
+  void ExpectPart(Client& client, uint64_t cookie, uint64_t offset, uint32_t length) {
+    Sent sent(client.Receive(sizeof(SimpleReply)));
+    auto reply = sent.Take<SimpleReply>();
+    ASSERT_EQ(reply.error, 0u);
+    ASSERT_EQ(reply.cookie, cookie);
+    ASSERT_EQ(client.Receive(length), content_.substr(offset, length));
+  }
+
+  Fd file_;
+  std::string content_;
+};
+
+TEST_P(LentFileTest, BytesGoFromTheFileToTheSocket) {
+  Lend(8 * kMiB + 100);
+  std::vector<Pair> pairs = ConnectMany();
+  Pair& pair = pairs.back();
+  // More than a socket takes at once, in the middle of pages, of one piece and of several.
+  std::string requests;
+  std::vector<Range> asked;
+  for (uint64_t i = 0; i < 40; ++i) {
+    asked.push_back({i * 12'345, static_cast<uint32_t>(kPart + i * 10'001)});
+    requests += RequestBytes(kCmdRead, i, asked[i].offset, static_cast<uint32_t>(asked[i].length));
+  }
+  asked.push_back({8 * kMiB + 100 - kPart, kPart});
+  requests += RequestBytes(kCmdRead, 40, asked[40].offset, kPart);
+  pair.client->Send(requests);
+  for (size_t i = 0; i < asked.size(); ++i) {
+    ExpectPart(*pair.client, i, asked[i].offset, static_cast<uint32_t>(asked[i].length));
+  }
+  // One at a time, as somebody who waits for each reply.
+  for (uint64_t i = 0; i < 20; ++i) {
+    pair.client->Send(RequestBytes(kCmdRead, i, i * kPart, kPart));
+    ExpectPart(*pair.client, i, i * kPart, kPart);
+  }
+  pair.client->Send(RequestBytes(kCmdDisconnect, 0, 0, 0));
+  EXPECT_EQ(pair.client->Receive(1), "");
+}
+
+TEST_P(LentFileTest, AFileThatBecameShorterEndsTheConnection) {
+  Lend(kMiB);
+  std::string why;
+  options_.log = [&](const std::string& line) { why = line; };
+  std::vector<Pair> pairs = ConnectMany();
+  Pair& pair = pairs.back();
+  ASSERT_EQ(ftruncate(file_.get(), kMiB - 100), 0);
+  pair.client->Send(RequestBytes(kCmdRead, 1, kMiB - kPart, kPart));
+  // Never a reply that is made up.
+  EXPECT_EQ(pair.client->Receive(sizeof(SimpleReply)).size(), sizeof(SimpleReply));
+  EXPECT_EQ(pair.client->Receive(kPart - 100), content_.substr(kMiB - kPart, kPart - 100));
+  pair.thread.join();
+  EXPECT_EQ(why, "test: an image became shorter while it was read");
+}
+
+TEST_P(LentFileTest, AClientThatVanishesEndsNothingElse) {
+  Lend(kMiB);
+  for (int i = 0; i < 20; ++i) {
+    std::vector<Pair> pairs = ConnectMany();
+    Pair& pair = pairs.back();
+    std::string requests;
+    for (uint64_t k = 0; k < 8; ++k) requests += RequestBytes(kCmdRead, k, k * kPart, kPart);
+    pair.client->Send(requests);
+    pair.client->Receive(static_cast<size_t>(i) * 10'000);
+    pair.client->Close();
+  }
+}
+
+TEST(FileBytesTest, OnlyPlainBytesOfReadOnlyFilesAreLent) {
+  Fd fd = std::move(*OpenTempFile());
+  const std::string bytes(200'000, 'x');
+  ASSERT_EQ(write(fd.get(), bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
+  const std::string path = fmt::format("/proc/self/fd/{}", fd.get());
+  auto disk = [&](bool writable) {
+    auto store = FileStore::FromFd(Fd(open(path.c_str(), writable ? O_RDWR : O_RDONLY)), "file",
+                                   {.writable = writable, .lock = false});
+    return *(*FindFormat("raw"))->open(std::move(*store), {.writable = writable});
+  };
+  std::array<FileBytes, 4> found;
+  auto reader = disk(false), writer = disk(true);
+  ASSERT_EQ(TryFindFileBytes(*reader, {5'000, 150'000}, found), 1u);
+  EXPECT_EQ(found[0].offset, 5'000u);
+  EXPECT_EQ(found[0].length, 150'000u);
+  // What is in the socket would change with the next write.
+  EXPECT_EQ(TryFindFileBytes(*writer, {5'000, 150'000}, found), 0u);
+  // Shorter than when it was opened.
+  ASSERT_EQ(ftruncate(fd.get(), 100'000), 0);
+  EXPECT_EQ(TryFindFileBytes(*reader, {5'000, 150'000}, found), 0u);
+}
+
 // What can be dropped of it is waited for.
 class SlowDiscardLayer final : public WrapperLayer {
  public:
@@ -256,6 +399,7 @@ TEST_P(ConnectionTest, AbortGivesUpWhatTakesLong) {
 
 INSTANTIATE_TEST_SUITE_P(Layers, ConnectionTest, testing::Bool(),
                          [](const auto& info) { return info.param ? "Forgetful" : "Cached"; });
+INSTANTIATE_TEST_SUITE_P(Layers, LentFileTest, testing::Values(false));
 
 }  // namespace
 }  // namespace platter::nbd

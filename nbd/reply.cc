@@ -23,20 +23,27 @@ void PutHeader(Bytes at, const Request& request, ChunkType type, bool last, uint
   }
 }
 
-// A chunk with `length` bytes of payload, which are returned.
-Bytes AppendChunk(Outbox& out, const Request& request, ChunkType type, bool last, size_t length) {
+// The start of a chunk: its header and `here` bytes of payload, which are returned; `later` bytes
+// follow.
+Bytes StartChunk(Outbox& out, const Request& request, ChunkType type, bool last, size_t here,
+                 uint64_t later) {
   CHECK(request.style != Style::kSimple);
   const size_t header = HeaderSize(request.style);
-  Bytes chunk = out.Append(header + length);
-  PutHeader(chunk, request, type, last, length);
+  Bytes chunk = out.Append(header + here);
+  PutHeader(chunk, request, type, last, here + later);
   return chunk.subspan(header);
+}
+
+// A chunk with `length` bytes of payload, which are returned.
+Bytes AppendChunk(Outbox& out, const Request& request, ChunkType type, bool last, size_t length) {
+  return StartChunk(out, request, type, last, length, 0);
 }
 
 }  // namespace
 
 void Request::Own() {
   if (payload.empty() || payload.data() == memory.data()) return;
-  memory = Buffer(payload.size());
+  memory = Memory(payload.size());
   std::ranges::copy(payload, memory.data());
   payload = memory.bytes();
 }
@@ -85,15 +92,19 @@ ErrorValue ToErrorValue(const Error& error) {
   return error.errno_value() == ENOMEM ? kNoMemory : kIoError;
 }
 
-Bytes AppendData(Outbox& out, const Request& request, uint64_t offset, uint32_t size, bool last) {
+void StartData(Outbox& out, const Request& request, uint64_t offset, uint32_t size, bool last) {
   if (request.style == Style::kSimple) {
-    Bytes reply = out.Append(sizeof(SimpleReply) + size);
-    StoreAt(reply, 0, SimpleReply{kSimpleReplyMagic, 0u, request.cookie});
-    return reply.subspan(sizeof(SimpleReply));
+    out.Put(SimpleReply{kSimpleReplyMagic, 0u, request.cookie});
+    return;
   }
-  Bytes payload = AppendChunk(out, request, kChunkData, last, sizeof(OffsetData) + size);
+  Bytes payload = StartChunk(out, request, kChunkData, last, sizeof(OffsetData), size);
   StoreAt(payload, 0, OffsetData{offset});
-  return payload.subspan(sizeof(OffsetData));
+}
+
+// The bytes for the caller are a piece of their own, so that long ones start with a page.
+Bytes AppendData(Outbox& out, const Request& request, uint64_t offset, uint32_t size, bool last) {
+  StartData(out, request, offset, size, last);
+  return out.Append(size);
 }
 
 void AppendHole(Outbox& out, const Request& request, uint64_t offset, uint32_t size, bool last) {

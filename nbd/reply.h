@@ -9,7 +9,7 @@
 #include "base/bytes.h"
 #include "base/range.h"
 #include "base/result.h"
-#include "io/buffer.h"
+#include "nbd/memory.h"
 #include "nbd/nbd_wire.h"
 #include "nbd/outbox.h"
 
@@ -27,7 +27,7 @@ struct Request {
   uint64_t wire_offset = 0;  // as sent, for extended replies
   Range range;               // of the export, bytes; of a RESIZE the new size, as an offset
   ConstBytes payload;        // of a WRITE: in `memory`, or in the session until its next Received
-  Buffer memory;
+  Memory memory;
   // Of a BLOCK_STATUS: the contexts that are wanted, as indexes into Export::contexts.
   std::vector<uint32_t> contexts;
   // Set when nobody waits for the answer any more; null: somebody always does.
@@ -50,8 +50,10 @@ void ReplyError(Outbox& out, const Request& request, ErrorValue error, std::stri
 // What the client is told of an error of ours: no paths and no offsets of the host.
 ErrorValue ToErrorValue(const Error& error);
 
-// READ: `size` bytes from `offset` of the export, for the caller to fill. In the simple style there
-// is one piece, the whole request.
+// READ: what comes before `size` bytes from `offset` of the export, which the caller appends. In
+// the simple style there is one piece, the whole request.
+void StartData(Outbox& out, const Request& request, uint64_t offset, uint32_t size, bool last);
+// With the bytes, for the caller to fill.
 Bytes AppendData(Outbox& out, const Request& request, uint64_t offset, uint32_t size, bool last);
 // READ, not in the simple style: a run that reads as zeros.
 void AppendHole(Outbox& out, const Request& request, uint64_t offset, uint32_t size, bool last);

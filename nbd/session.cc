@@ -114,7 +114,7 @@ std::optional<Session::Event> Session::NextRequest() {
     begin_ += payload;
     return Deliver();
   }
-  request_.memory = Buffer(payload);
+  request_.memory = Memory(payload);
   payload_wanted_ = payload;
   payload_here_ = std::min<uint64_t>(payload, end_ - begin_);
   std::memcpy(request_.memory.data(), input_.data() + begin_, payload_here_);

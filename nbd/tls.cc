@@ -106,7 +106,7 @@ class TlsChannel final : public Channel {
     }
   }
 
-  Result<size_t> Send(std::span<const iovec> from) override {
+  Result<size_t> Send(std::span<const iovec> from, bool) override {
     TRY(TrySendCipherText());
     if (sending()) return size_t{0};
     size_t taken = 0;
@@ -124,6 +124,11 @@ class TlsChannel final : public Channel {
     TRY(TrySendCipherText());
     return taken;
   }
+
+  Result<size_t> SendFile(const FileBytes&) override {
+    return Fail(Code::kUnsupported, "TLS has to see what it sends");
+  }
+  bool sends_files() const override { return false; }
 
   bool sending() const override { return BIO_pending(Outgoing()) > 0; }
   void Close() override {
