@@ -17,12 +17,12 @@ namespace {
 
 // A run of zeros shorter than this is sent as data: a chunk of its own costs about as much.
 constexpr uint64_t kShortestHole = 4 * kKiB;
-constexpr size_t kMostPieces = 64;           // of one READ; the rest is sent as data
-constexpr size_t kMostRuns = 16 * 1024;      // of one BLOCK_STATUS and context
-constexpr size_t kMostMaps = 4096;           // of one request: its time is bounded
-constexpr uint64_t kMostCached = kGiB;       // by one CACHE
-constexpr size_t kBatch = 8;                 // extents of one Map
-constexpr size_t kLeastSpliced = 32 * kKiB;  // fewer bytes are copied faster than named
+constexpr size_t kMostPieces = 64;        // of one READ; the rest is sent as data
+constexpr size_t kMostRuns = 16 * 1024;   // of one BLOCK_STATUS and context
+constexpr size_t kMostMaps = 4096;        // of one request: its time is bounded
+constexpr uint64_t kMostCached = kGiB;    // by one CACHE
+constexpr size_t kBatch = 8;              // extents of one Map
+constexpr size_t kLeastLent = 32 * kKiB;  // bytes; to copy fewer costs less than more system calls
 
 // Bytes of a WRITE_ZEROES that are zeroed first. What was zeroed this fast is followed by more.
 constexpr uint64_t kZeroedFirst = 256 * kMiB;
@@ -113,7 +113,7 @@ Result<> ReadPieces(const Export& from, const Request& request, std::span<const 
 // Appends data that goes from files to the socket; false if it is not such data.
 bool AppendFileData(const Export& from, const Request& request, const Piece& piece, bool last,
                     Outbox& out) {
-  if (!out.accepts_files() || piece.range.length < kLeastSpliced) return false;
+  if (!out.accepts_files() || piece.range.length < kLeastLent) return false;
   std::array<FileBytes, kBatch> files;
   const size_t count = TryFindFileBytes(*from.layer, InLayer(from, piece.range), files);
   if (count == 0) return false;

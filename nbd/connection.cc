@@ -41,7 +41,7 @@ constexpr unsigned kMostSkipped = 1024;
 // by copying, as long as nobody else has a use for it; half of them are for the clients.
 std::atomic<unsigned> connections{0};
 bool ProcessorsToSpare() {
-  static const unsigned some = std::max(1u, std::thread::hardware_concurrency() / 2);
+  static const unsigned some = std::thread::hardware_concurrency() / 2;
   return connections.load(std::memory_order_relaxed) <= some;
 }
 
@@ -112,7 +112,6 @@ Result<> Connection::Serve() {
 // Deals with what the session has, as far as the window allows.
 Result<> Connection::HandleEvents() {
   hungry_ = false;
-  out_.AcceptFiles(channel_->sends_files() && !ProcessorsToSpare());
   while (!Full() || (flying_ == 0 && out_.empty())) {
     switch (session_.Next()) {
       case Session::Event::kMore: hungry_ = true; return {};
@@ -127,6 +126,7 @@ Result<> Connection::HandleEvents() {
 
 Result<> Connection::Handle(Request& request) {
   request.aborted = &aborted_;
+  out_.AcceptFiles(channel_->sends_files() && !ProcessorsToSpare());
   if (TryAnswer(*session_.chosen(), request, out_)) return {};
   if (!WorthDoingHere(request)) {
     HandOver(std::move(request));

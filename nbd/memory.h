@@ -3,7 +3,7 @@
 // A fresh buffer of 256 KiB costs more than filling it: the kernel has to find and clear a page for
 // each 4 KiB of it, and takes them away again when it is freed. So what is no longer used is kept
 // for the next one, up to a bound for the whole process; what was used last, and is still in the
-// processor's cache, first.
+// processor's cache, first. Sizes are rounded up to powers of two for that.
 #pragma once
 
 #include <cstddef>
