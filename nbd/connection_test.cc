@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -15,7 +16,6 @@
 
 #include "io/file_store.h"
 #include "io/read_only_store.h"
-#include "io/temp_file.h"
 #include "io/testing/wrapper_layer.h"
 #include "nbd/file_bytes.h"
 #include "nbd/session_testing.h"
@@ -252,13 +252,16 @@ class LentStore final : public ReadOnlyStore {
   const std::string name_ = "lent";
 };
 
+// Of a file on a disk, not every kernel says whether it can be read without waiting.
+Fd FileInMemory() { return Fd(memfd_create("image", MFD_CLOEXEC)); }
+
 class LentFileTest : public ConnectionTest {
  protected:
   static constexpr uint32_t kPart = 64 * kKiB;
 
   // A raw disk of `size` bytes in such a file, filled, as the default export.
   void Lend(uint64_t size) {
-    Fd fd = std::move(*OpenTempFile());
+    Fd fd = FileInMemory();
     std::mt19937 random(7);
     content_.resize(size);
     for (char& c : content_) c = static_cast<char>(random());
@@ -346,7 +349,7 @@ TEST_P(LentFileTest, AClientThatVanishesEndsNothingElse) {
 }
 
 TEST(FileBytesTest, OnlyPlainBytesOfReadOnlyFilesAreLent) {
-  Fd fd = std::move(*OpenTempFile());
+  Fd fd = FileInMemory();
   const std::string bytes(200'000, 'x');
   ASSERT_EQ(write(fd.get(), bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
   const std::string path = fmt::format("/proc/self/fd/{}", fd.get());
