@@ -23,7 +23,7 @@
 namespace platter::nbd {
 namespace {
 
-constexpr int kBacklog = 128;
+constexpr int kBacklog = SOMAXCONN;  // a burst of clients waits instead of failing
 constexpr int kFirstActivated = 3;  // SD_LISTEN_FDS_START of sd_listen_fds(3)
 
 Fd OpenSocket(int family) {
