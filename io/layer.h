@@ -82,7 +82,7 @@ class Reservation {
 
   // Where the new bytes of range() and of fill() go: ascending by guest offset and covering
   // exactly their union. Extents may be plain or encrypted; packed ones come from ReservePacked,
-  // one extent a unit.
+  // one extent a unit. Those of kind kZero read as zeros already: zeros need not be put there.
   virtual std::span<const Extent> target() const = 0;
 
   // Guest bytes outside range() that must be copied from the old view into target() before
@@ -95,8 +95,10 @@ class Reservation {
 };
 
 // Thread rule for every call, unless it says otherwise: any thread, any number at once. What
-// changes structure (Resizer, snapshots, repair) excludes everything else. No layer and no Disk has
-// a lock for that: whoever opened the disk sees to it that nothing else uses it meanwhile.
+// changes structure (Resizer, snapshots, bitmaps, repair) excludes everything else. A Disk sees to
+// that itself: it waits until no Pin and no Reservation is left, so there Map goes under a Pin
+// (cow/disk.h). A layer alone has no lock for it: whoever opened it sees to it that nothing else
+// uses it meanwhile.
 class Layer {
  public:
   virtual ~Layer() = default;
@@ -179,6 +181,7 @@ class Snapshotter {
   virtual Result<> CreateSnapshot(const std::string& name) = 0;
   // The disk reads as `wanted` (an id, else a name) does; what it held since is dropped.
   virtual Result<> ApplySnapshot(const std::string& wanted) = 0;
+  // A name, else an id: as qemu-img does.
   virtual Result<> DeleteSnapshot(const std::string& wanted) = 0;
 };
 
