@@ -24,7 +24,7 @@ namespace platter::nbd {
 namespace {
 
 constexpr int kBacklog = SOMAXCONN;  // a burst of clients waits instead of failing
-constexpr int kFirstActivated = 3;  // SD_LISTEN_FDS_START of sd_listen_fds(3)
+constexpr int kFirstActivated = 3;   // SD_LISTEN_FDS_START of sd_listen_fds(3)
 
 Fd OpenSocket(int family) {
   return Fd(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));

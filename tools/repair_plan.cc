@@ -164,8 +164,8 @@ Result<RepairPlan> PlanRepair(const Format& format, Store& store, Opener* opener
   RepairPlan plan;
   ShadowOpener others(opener);
   auto shadow = TRY(ShadowStore::Over(store, kMostPlanned));
-  plan.report = TRY(format.check(*shadow, {.writable = true, .opener = &others},
-                                 {.repair = repair}));
+  plan.report =
+      TRY(format.check(*shadow, {.writable = true, .opener = &others}, {.repair = repair}));
   plan.written = TRY(shadow->Changed());
   plan.size_before = TRY(store.Size());
   plan.size_after = TRY(shadow->Size());
