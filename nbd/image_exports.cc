@@ -34,7 +34,6 @@ std::vector<std::string> NamesOf(std::span<const SnapshotInfo> snapshots) {
 VisitMarked DirtySince(std::shared_ptr<Disk> disk, std::string bitmap) {
   return [disk = std::move(disk), bitmap = std::move(bitmap)](
              Range within, const std::function<bool(Range)>& visit) -> Result<uint64_t> {
-    Pin pin = disk->Hold();
     TRY(disk->bitmapper()->VisitDirty(bitmap, within, visit));
     return within.end();
   };
